@@ -1,0 +1,35 @@
+//! Bounds of every length and count. A value outside them is refused before anything is allocated for it.
+
+/// The format suite that this code writes: BLAKE3, XChaCha20-Poly1305, Ed25519, HPKE with X-Wing, canonical CBOR.
+pub const SUITE: u16 = 1;
+/// Plaintext bytes of one segment: the unit of decryption. 64 KiB keeps the cost of a random 4 KiB read near that of
+/// a page fault from disk while the tags cost 0.02 %.
+pub const SEGMENT_BYTES: usize = 64 * 1024;
+/// Plaintext bytes of the longest chunk, and of all chunks of one blob together.
+pub const CHUNK_MAX_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of the longest blob: a full chunk with its 64 tags, padded by Padmé.
+pub const BLOB_MAX_BYTES: usize = 4_325_376;
+/// Bytes of the longest signed entry, body included.
+pub const ENTRY_MAX_BYTES: usize = 1024 * 1024;
+/// Operations of one batch.
+pub const BATCH_MAX_OPS: usize = 8192;
+/// Blobs that one entry may add or release (each list).
+pub const ENTRY_MAX_BLOBS: usize = 4096;
+/// Bytes of a file name (Linux NAME_MAX).
+pub const NAME_MAX_BYTES: usize = 255;
+/// Bytes of a symlink's target (Linux PATH_MAX without the final NUL).
+pub const SYMLINK_MAX_BYTES: usize = 4095;
+/// Bytes of an extended attribute's value (Linux XATTR_SIZE_MAX).
+pub const XATTR_VALUE_MAX_BYTES: usize = 65_536;
+/// Bytes of a file: the largest offset that the kernel can express.
+pub const FILE_MAX_BYTES: u64 = i64::MAX as u64;
+/// Bytes of an account's or a device's display name, and of a folder's name.
+pub const LABEL_MAX_BYTES: usize = 64;
+/// Members of one folder.
+pub const MEMBERS_MAX: usize = 100_000;
+/// Devices that one account ever had.
+pub const DEVICES_MAX: usize = 1024;
+/// Bytes of an X-Wing public key (draft-connolly-cfrg-xwing-kem).
+pub const KEM_PUBLIC_BYTES: usize = 1216;
+/// Bytes of one sealed key box, generously.
+pub const BOX_MAX_BYTES: usize = 2048;

@@ -1,0 +1,179 @@
+//! Membership entries: who is in a folder, in which role, under which epoch. Readable by the server.
+
+use minicbor::{Decode, Encode};
+
+use super::limits::{BOX_MAX_BYTES, MEMBERS_MAX};
+use super::{AccountId, FormatError, Head, decode};
+
+/// What a member may do. Ordered: a higher role may do all that a lower one may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Role {
+    /// Reads; for a while.
+    #[n(0)]
+    GuestViewer,
+    /// Reads and writes; for a while.
+    #[n(1)]
+    GuestEditor,
+    /// Reads.
+    #[n(2)]
+    Viewer,
+    /// Reads and writes.
+    #[n(3)]
+    Editor,
+    /// Also adds and removes members below admin, and rotates.
+    #[n(4)]
+    Admin,
+    /// Also names admins and owners.
+    #[n(5)]
+    Owner,
+}
+
+impl Role {
+    /// May sign batches.
+    pub fn writes(self) -> bool {
+        matches!(self, Self::GuestEditor | Self::Editor | Self::Admin | Self::Owner)
+    }
+
+    /// May sign membership changes of members below itself, and holds full history.
+    pub fn administers(self) -> bool {
+        matches!(self, Self::Admin | Self::Owner)
+    }
+}
+
+/// One membership entry's body.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Membership {
+    /// The change.
+    #[n(0)]
+    pub change: MembershipChange,
+    /// Set when the change starts a new epoch (always for `Create`, `Rotate` and the removal of somebody else).
+    #[n(1)]
+    pub new_epoch: Option<NewEpoch>,
+}
+
+/// A change of membership.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum MembershipChange {
+    /// First entry of a log: its author becomes the owner.
+    #[n(0)]
+    Create,
+    /// A new member.
+    #[n(1)]
+    Add {
+        /// Who.
+        #[n(0)]
+        account: AccountId,
+        /// Head of the newcomer's account log that the author verified.
+        #[n(1)]
+        account_head: Head,
+        /// As what.
+        #[n(2)]
+        role: Role,
+        /// Guests: end of membership, milliseconds since 1970 UTC.
+        #[n(3)]
+        expires_ms: Option<i64>,
+        /// The newcomer's box for the current epoch, when the entry starts no new one.
+        #[n(4)]
+        grant: Option<BoxGrant>,
+    },
+    /// A member no more. With a new epoch, unless the author leaves: then those who stay rotate.
+    #[n(2)]
+    Remove {
+        /// Who.
+        #[n(0)]
+        account: AccountId,
+    },
+    /// Another role.
+    #[n(3)]
+    SetRole {
+        /// Who.
+        #[n(0)]
+        account: AccountId,
+        /// As what.
+        #[n(1)]
+        role: Role,
+        /// Guests: end of membership, milliseconds since 1970 UTC.
+        #[n(2)]
+        expires_ms: Option<i64>,
+    },
+    /// A new epoch and nothing else.
+    #[n(4)]
+    Rotate,
+    /// The author's account log has moved on: entries of devices revoked there count no more from here.
+    #[n(5)]
+    AccountSync {
+        /// Whose log.
+        #[n(0)]
+        account: AccountId,
+        /// Its new head.
+        #[n(1)]
+        head: Head,
+    },
+}
+
+/// The start of an epoch (DESIGN §3).
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct NewEpoch {
+    /// Its number: 0 for the first, then one more each.
+    #[n(0)]
+    pub epoch: u32,
+    /// Commitment to the content secret `s_e`.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub content_commitment: [u8; 32],
+    /// Commitment to the history secret `h_e`.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub history_commitment: [u8; 32],
+    /// Merkle root over the leaf hashes of the boxes, one per member, in ascending order of account id.
+    #[cbor(n(3), with = "minicbor::bytes")]
+    pub boxes_root: [u8; 32],
+    /// Number of boxes.
+    #[n(4)]
+    pub boxes: u32,
+    /// `s_{e-1} ‖ h_{e-1}` sealed under a key derived from `h_e`; absent in epoch 0.
+    #[cbor(n(5), with = "minicbor::bytes")]
+    pub back_link: Option<Vec<u8>>,
+}
+
+/// The box that an `Add` without a new epoch brings for the newcomer.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct BoxGrant {
+    /// The epoch whose secrets it holds: the current one.
+    #[n(0)]
+    pub epoch: u32,
+    /// Leaf hash of the box.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub leaf: [u8; 32],
+}
+
+/// A member's box as it travels beside the entry that commits to it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct KeyBox {
+    /// Whose.
+    #[n(0)]
+    pub account: AccountId,
+    /// Generation of the user key that opens it.
+    #[n(1)]
+    pub generation: u32,
+    /// HPKE box of `s_e` or `s_e ‖ h_e`, at most [`BOX_MAX_BYTES`].
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub sealed: Vec<u8>,
+}
+
+impl Membership {
+    /// Decodes canonical bytes within the limits.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let body: Self = decode(bytes)?;
+        if let Some(epoch) = &body.new_epoch
+            && (epoch.boxes as usize > MEMBERS_MAX
+                || epoch.back_link.as_ref().is_some_and(|link| link.len() > BOX_MAX_BYTES))
+        {
+            return Err(FormatError::OutOfBounds("epoch"));
+        }
+        Ok(body)
+    }
+}

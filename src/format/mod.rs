@@ -1,0 +1,25 @@
+//! Identifiers, limits and the versioned canonical byte layouts of everything that is signed, sealed or sent.
+//!
+//! This room parses and serialises, nothing else: it knows no key, no hash function, no clock and no network.
+//! Every layout is CBOR (RFC 8949) with definite lengths; [`decode`] accepts exactly the bytes that [`encode`]
+//! would have produced, so a value has one encoding. The layouts are described in `docs/FORMAT.md`.
+
+mod account;
+mod cbor;
+mod entry;
+mod ids;
+pub mod limits;
+mod membership;
+mod name;
+mod op;
+
+pub use account::{AccountChange, AccountEntry, DeviceKeys, SignedAccountEntry, UserKeyBox, UserKeyPublic};
+pub use cbor::{FormatError, decode, encode};
+pub use entry::{BlobRef, EntryKind, Envelope, Head, SignedEntry};
+pub use ids::{AccountId, BlobId, ChainHash, DbId, DeviceId, EntryHash, KegId};
+pub use membership::{BoxGrant, KeyBox, Membership, MembershipChange, NewEpoch, Role};
+pub use name::{NameError, check_name, check_symlink_target, check_xattr_name};
+pub use op::{Batch, Extent, NodeKind, Op, OpKind, Range};
+
+#[cfg(test)]
+mod tests;
