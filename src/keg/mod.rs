@@ -1,0 +1,25 @@
+//! The pure model of a folder: what operations do to a tree of kegs, and how concurrent ones are reconciled.
+//!
+//! [`apply()`] is deterministic and total: replicas that apply the same operations in the same order reach the same
+//! state, and no operation makes written bytes unreachable that somebody else wrote meanwhile. This room knows no
+//! database, no key and no network; it works over any [`Store`], of which [`MemStore`] is the reference.
+
+mod apply;
+mod conflict;
+mod content;
+mod mem;
+mod node;
+mod store;
+
+pub use apply::{Applied, Context, apply};
+pub use mem::MemStore;
+pub use node::{ContentVersion, Dentry, Node, Redirect, Removed, Stamp};
+pub use store::Store;
+
+/// The sequence number that pending operations are applied under: above every confirmed one.
+pub const PENDING_SEQ: u64 = 1 << 62;
+/// Inode number of the root directory in every store.
+pub const ROOT_INO: u64 = 1;
+
+#[cfg(test)]
+mod tests;
