@@ -1,0 +1,120 @@
+//! What a folder's log amounts to: members, epochs, known accounts, and the log's own clock.
+//!
+//! Plain data and how an entry that counts changes it. Whether an entry counts is decided in `folder` and `roles`.
+
+use std::collections::BTreeMap;
+
+use minicbor::{Decode, Encode};
+
+use crate::format::{AccountId, Head, Membership, MembershipChange, NewEpoch, Role};
+
+/// One member.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Member {
+    /// What the member may do.
+    #[n(0)]
+    pub role: Role,
+    /// Guests: end of membership, milliseconds since 1970 UTC.
+    #[n(1)]
+    pub expires_ms: Option<i64>,
+    /// Position of the entry that added the member.
+    #[n(2)]
+    pub joined_seq: u64,
+    /// The member's boxes hold the history secret, which opens every earlier epoch. Who was added with a new epoch
+    /// instead of a grant reads from there on and must never get it (DESIGN §3).
+    #[n(3)]
+    pub history: bool,
+}
+
+impl Member {
+    /// A guest whose time is over at `now_ms`. The last millisecond still counts.
+    pub fn expired_at(&self, now_ms: i64) -> bool {
+        self.expires_ms.is_some_and(|expires| now_ms > expires)
+    }
+}
+
+/// One epoch: what its first entry committed to.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Epoch {
+    /// The commitments.
+    #[n(0)]
+    pub start: NewEpoch,
+    /// Position of the entry that started it.
+    #[n(1)]
+    pub seq: u64,
+}
+
+/// All that entries which count add up to, but for the head and the devices' counters.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub(super) struct Standing {
+    #[n(0)]
+    pub members: BTreeMap<AccountId, Member>,
+    /// Oldest first; the index is the epoch's number.
+    #[n(1)]
+    pub epochs: Vec<Epoch>,
+    /// Newest head of each account's log that an entry here has named; former members stay. It never goes back.
+    #[n(2)]
+    pub accounts: BTreeMap<AccountId, Head>,
+    /// Largest creation time of a membership entry by somebody who administers: the log's own clock for guests. Anyone
+    /// may sync an account or leave; only who could remove a guest anyway may move this. Batches do not, so that a
+    /// batch costs O(1) to store.
+    #[n(3)]
+    pub clock_ms: i64,
+    /// Somebody has the current epoch's secrets who should not.
+    #[n(4)]
+    pub rotation_due: bool,
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        let (members, epochs, accounts) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+        Self { members, epochs, accounts, clock_ms: i64::MIN, rotation_due: false }
+    }
+}
+
+impl Standing {
+    pub fn raise_account(&mut self, account: AccountId, head: Head) {
+        let known = self.accounts.entry(account).or_insert(head);
+        if head.seq > known.seq {
+            *known = head;
+        }
+    }
+
+    /// Takes in a membership entry that counts.
+    pub fn change(&mut self, seq: u64, author: &AccountId, created_ms: i64, body: &Membership) {
+        let administers = self.members.get(author).is_some_and(|member| member.role.administers());
+        if administers || body.change == MembershipChange::Create {
+            self.clock_ms = self.clock_ms.max(created_ms);
+        }
+        match &body.change {
+            MembershipChange::Create => {
+                let owner = Member { role: Role::Owner, expires_ms: None, joined_seq: seq, history: true };
+                self.members.insert(*author, owner);
+            }
+            MembershipChange::Add { account, account_head, role, expires_ms, grant } => {
+                let history = grant.is_some();
+                self.members
+                    .insert(*account, Member { role: *role, expires_ms: *expires_ms, joined_seq: seq, history });
+                self.raise_account(*account, *account_head);
+            }
+            MembershipChange::Remove { account } => {
+                self.members.remove(account);
+                self.rotation_due = true;
+            }
+            MembershipChange::SetRole { account, role, expires_ms } => {
+                if let Some(member) = self.members.get_mut(account) {
+                    (member.role, member.expires_ms) = (*role, *expires_ms);
+                }
+            }
+            MembershipChange::Rotate => {}
+            MembershipChange::AccountSync { account, head } => self.raise_account(*account, *head),
+        }
+        if let Some(start) = &body.new_epoch {
+            self.epochs.push(Epoch { start: start.clone(), seq });
+            self.rotation_due = false;
+        }
+    }
+}
