@@ -1,0 +1,32 @@
+//! Bounds of requests and responses beyond those of [`crate::format::limits`].
+
+use crate::format::limits::{BOX_MAX_BYTES, ENTRY_MAX_BYTES};
+
+/// Bytes of every request body that is neither an entry nor a blob.
+pub const REQUEST_MAX_BYTES: usize = 256 * 1024;
+
+/// Bytes that an append may have beyond its boxes: the entry, its signature and the frame around them.
+pub const APPEND_BASE_MAX_BYTES: usize = ENTRY_MAX_BYTES + 64 * 1024;
+
+/// Bytes that one box may take in an append: the box, whose it is, and the frame.
+pub const APPEND_BOX_MAX_BYTES: usize = BOX_MAX_BYTES + 64;
+
+/// Bytes of entries that `GET …/entries` returns at most, and when nothing is asked for. An entry that is longer than
+/// what was asked for is returned alone, so that a reader always gets on.
+pub const ENTRIES_MAX_BYTES: usize = 8 * 1024 * 1024;
+
+/// Ids that `POST …/blobs/missing` takes at once: those that one entry can add.
+pub const MISSING_MAX_IDS: usize = crate::format::limits::ENTRY_MAX_BLOBS;
+
+/// Entries of an account log that one response holds at most.
+pub const ACCOUNT_ENTRIES_MAX: usize = 64;
+
+/// How long a challenge can be answered, milliseconds.
+pub const CHALLENGE_MS: i64 = 60_000;
+
+/// How long a token is valid, milliseconds: 12 hours, a working day with its breaks.
+pub const TOKEN_MS: i64 = 12 * 3_600_000;
+
+/// Seconds between two keep-alive comments of an event stream. A client that has heard nothing for three of them
+/// opens another.
+pub const KEEP_ALIVE_SECS: u64 = 10;
