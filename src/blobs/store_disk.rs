@@ -1,0 +1,232 @@
+//! Blobs as files of a directory: `<db>/<first two digits>/<blob>`, hash trees as `<blob>.obao` beside them.
+//!
+//! A blob appears under its name only when it is whole, right and on disk: it is written to `tmp/`, hashed on the way,
+//! synced, renamed, and the directory synced. What lies in `tmp/` when a store is opened was left by a process that
+//! died, and is removed. Blobs are never changed, so readers need no lock.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+
+use super::store::{BlobData, BlobError, BlobStore, BlobUpload, Stored};
+use crate::format::{BlobId, DbId};
+use crate::sys::bulk::BulkFile;
+use crate::sys::{files, random};
+
+/// Directory of unfinished uploads. No folder's id has this form.
+const TMP: &str = "tmp";
+
+/// Blobs in a local directory. One process at a time may use it.
+pub struct DiskBlobs {
+    root: PathBuf,
+    /// Directories known to exist and to be durable, so that an upload does not look again. At most 256 a folder.
+    known: std::sync::Arc<Mutex<HashSet<PathBuf>>>,
+}
+
+impl DiskBlobs {
+    /// Opens the store in `root`, making it when missing, and removes unfinished uploads of earlier processes.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`] naming the path.
+    pub fn open(root: &Path) -> Result<Self, BlobError> {
+        let tmp = root.join(TMP);
+        let fail = |error| BlobError::io(format!("opening {}", root.display()), error);
+        files::create_private_dir(root).map_err(fail)?;
+        files::create_private_dir(&tmp).map_err(fail)?;
+        for left in fs::read_dir(&tmp).map_err(fail)? {
+            fs::remove_file(left.map_err(fail)?.path()).map_err(fail)?;
+        }
+        Ok(Self { root: root.to_owned(), known: Default::default() })
+    }
+
+    fn dir(&self, db: &DbId, id: &BlobId) -> PathBuf {
+        self.root.join(db.to_string()).join(format!("{:02x}", id.0[0]))
+    }
+
+    fn path(&self, db: &DbId, id: &BlobId) -> PathBuf {
+        self.dir(db, id).join(id.to_string())
+    }
+
+    fn tree_path(&self, db: &DbId, id: &BlobId) -> PathBuf {
+        self.dir(db, id).join(format!("{id}.obao"))
+    }
+
+    fn temp(&self) -> Result<(BulkFile, Temp), BlobError> {
+        let path = self.root.join(TMP).join(hex::encode(random::array::<16>()));
+        let file =
+            BulkFile::create(&path).map_err(|error| BlobError::io(format!("creating {}", path.display()), error))?;
+        Ok((file, Temp(path)))
+    }
+}
+
+/// A temporary file's name; the file is removed with it unless it was renamed away.
+struct Temp(PathBuf);
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        // Gone after a rename; anything else is removed when the store is opened next.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+struct DiskUpload {
+    file: BulkFile,
+    temp: Temp,
+    hasher: blake3::Hasher,
+    id: BlobId,
+    size_bytes: u64,
+    max_bytes: u64,
+    dir: PathBuf,
+    known: std::sync::Arc<Mutex<HashSet<PathBuf>>>,
+}
+
+impl DiskUpload {
+    /// Makes the blob's directory durable before anything is in it, so that the blob's own sync is enough.
+    fn make_dir(&self) -> io::Result<()> {
+        if self.known.lock().contains(&self.dir) {
+            return Ok(());
+        }
+        if !self.dir.is_dir() {
+            files::create_private_dir(&self.dir)?;
+        }
+        for dir in self.dir.ancestors().skip(1).take(2) {
+            files::sync_dir(dir)?;
+        }
+        self.known.lock().insert(self.dir.clone());
+        Ok(())
+    }
+}
+
+impl BlobUpload for DiskUpload {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), BlobError> {
+        self.size_bytes += bytes.len() as u64;
+        if self.size_bytes > self.max_bytes {
+            return Err(BlobError::TooLarge(self.max_bytes));
+        }
+        self.hasher.update(bytes);
+        self.file.write(bytes).map_err(|error| BlobError::io(format!("writing blob {}", self.id), error))
+    }
+
+    fn finish(self: Box<Self>) -> Result<Stored, BlobError> {
+        if self.hasher.finalize().as_bytes() != self.id.as_bytes() {
+            return Err(BlobError::WrongBytes(self.id));
+        }
+        let (id, size_bytes) = (self.id, self.size_bytes);
+        let fail = |error| BlobError::io(format!("storing blob {id}"), error);
+        self.make_dir().map_err(fail)?;
+        let Self { file, temp, dir, .. } = *self;
+        let path = dir.join(id.to_string());
+        if path.exists() {
+            // Another upload was first. Its directory may not be synced yet, and the caller must be able to rely on it.
+            files::sync_dir(&dir).map_err(fail)?;
+            return Ok(Stored { size_bytes, new: false });
+        }
+        file.finish().and_then(|file| file.sync_data()).map_err(fail)?;
+        // A hard link fails where a rename would replace, so exactly one of several uploads is the new one.
+        let new = match fs::hard_link(&temp.0, &path) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+            Err(error) => return Err(fail(error)),
+        };
+        files::sync_dir(&dir).map_err(fail)?;
+        Ok(Stored { size_bytes, new })
+    }
+}
+
+struct DiskData {
+    file: File,
+    size_bytes: u64,
+}
+
+impl BlobData for DiskData {
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset)
+    }
+}
+
+/// `None` for what is not there.
+fn found<T>(result: io::Result<T>, context: impl FnOnce() -> String) -> Result<Option<T>, BlobError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(BlobError::io(context(), error)),
+    }
+}
+
+impl BlobStore for DiskBlobs {
+    fn upload(&self, db: &DbId, id: &BlobId, max_bytes: u64) -> Result<Box<dyn BlobUpload>, BlobError> {
+        let (file, temp) = self.temp()?;
+        Ok(Box::new(DiskUpload {
+            file,
+            temp,
+            hasher: blake3::Hasher::new(),
+            id: *id,
+            size_bytes: 0,
+            max_bytes,
+            dir: self.dir(db, id),
+            known: self.known.clone(),
+        }))
+    }
+
+    fn open(&self, db: &DbId, id: &BlobId) -> Result<Option<Box<dyn BlobData>>, BlobError> {
+        let context = || format!("opening blob {id}");
+        let Some(file) = found(File::open(self.path(db, id)), context)? else { return Ok(None) };
+        let size_bytes = file.metadata().map_err(|error| BlobError::io(context(), error))?.len();
+        Ok(Some(Box::new(DiskData { file, size_bytes })))
+    }
+
+    fn size(&self, db: &DbId, id: &BlobId) -> Result<Option<u64>, BlobError> {
+        let found = found(fs::metadata(self.path(db, id)), || format!("looking for blob {id}"))?;
+        Ok(found.map(|metadata| metadata.len()))
+    }
+
+    fn delete(&self, db: &DbId, id: &BlobId) -> Result<(), BlobError> {
+        let context = || format!("removing blob {id}");
+        found(fs::remove_file(self.tree_path(db, id)), context)?;
+        found(fs::remove_file(self.path(db, id)), context)?;
+        Ok(())
+    }
+
+    fn list(&self, db: &DbId) -> Result<Vec<(BlobId, u64)>, BlobError> {
+        let root = self.root.join(db.to_string());
+        let fail = |error| BlobError::io(format!("listing {}", root.display()), error);
+        let mut blobs = Vec::new();
+        let Some(dirs) = found(fs::read_dir(&root), || format!("listing {}", root.display()))? else {
+            return Ok(blobs);
+        };
+        for dir in dirs {
+            for file in fs::read_dir(dir.map_err(fail)?.path()).map_err(fail)? {
+                let file = file.map_err(fail)?;
+                // Hash trees are the files that have no blob's name.
+                if let Some(id) = file.file_name().to_str().and_then(|name| BlobId::from_canonical(name).ok()) {
+                    blobs.push((id, file.metadata().map_err(fail)?.len()));
+                }
+            }
+        }
+        Ok(blobs)
+    }
+
+    fn tree(&self, db: &DbId, id: &BlobId) -> Result<Option<Vec<u8>>, BlobError> {
+        found(fs::read(self.tree_path(db, id)), || format!("reading the tree of blob {id}"))
+    }
+
+    fn keep_tree(&self, db: &DbId, id: &BlobId, tree: &[u8]) -> Result<(), BlobError> {
+        let fail = |error| BlobError::io(format!("keeping the tree of blob {id}"), error);
+        let (mut file, temp) = self.temp()?;
+        file.write(tree).and_then(|()| file.finish()).map_err(fail)?;
+        fs::rename(&temp.0, self.tree_path(db, id)).map_err(fail)
+    }
+
+    fn check(&self) -> Result<(), BlobError> {
+        let (mut file, _temp) = self.temp()?;
+        file.write(b"kegd").and_then(|()| file.finish()).map(drop).map_err(|error| BlobError::io("writing", error))
+    }
+}
