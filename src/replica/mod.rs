@@ -1,0 +1,52 @@
+//! One folder's local database: the confirmed state with its history, own pending work, and the view that results.
+//!
+//! Three things lie in a folder's directory, none of them in plaintext: `state.db` (what the server has sequenced and the
+//! client has verified: tree, contents, history, mark), `journal.db` (own operations and signed entries that the server
+//! has not sequenced yet) and `key.check` (see `db`). The *overlay* in memory is the pending operations' effect on the
+//! confirmed state; reads go through it, so the user sees at once what he did, and what others did as soon as it is
+//! durable.
+//!
+//! Promises, each with a test:
+//! - What [`Replica::flush`] with `durable` returned for, survives power cuts; without, it survives the process.
+//! - The mark is on the disk before anything up to it is shown, and never goes back.
+//! - An own operation is confirmed exactly once, even if the server's answer was lost.
+//! - The mounted view equals the model applied to the log and then to the pending operations, whatever happened between.
+//!
+//! This room runs the model ([`crate::keg`]) and owns the SQL. It must not know the network, how entries are verified,
+//! what a chunk's bytes are, or that a kernel asks.
+
+mod account_store;
+mod base;
+mod confirm;
+mod content;
+mod db;
+mod error;
+mod flush;
+mod journal;
+mod layer;
+mod overlay;
+mod pool;
+#[allow(clippy::module_inception)]
+mod replica;
+mod rows;
+mod schema;
+mod standing;
+mod state;
+mod types;
+mod view;
+
+pub use account_store::{AccountStore, FolderRecord};
+pub use error::ReplicaError;
+pub use replica::{Replica, Submitted};
+pub use types::{
+    Change, Confirmed, DirEntry, LogLine, MemberInfo, NameOf, OpenParams, Pending, PendingCounts, Slot, StagedEntry,
+    Standing, Xattr,
+};
+pub use view::View;
+
+#[cfg(test)]
+mod model_tests;
+#[cfg(test)]
+mod test_support;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,95 @@
+//! Tables of `state.db`.
+//!
+//! Rows refer to each other by inode number: 8 bytes instead of a keg's 16, and kegs that were created together lie
+//! together, so that listing a tree reads pages in order. Current rows and superseded ones (`*_past`, valid in
+//! `[from_seq, to_seq)`) are apart, so that history costs the present nothing.
+
+/// Layout number of `state.db` (`PRAGMA user_version`).
+pub(super) const STATE_LAYOUT: i64 = 1;
+
+/// Creates them.
+pub(super) const STATE: &str = "
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE device (id INTEGER PRIMARY KEY, device BLOB NOT NULL UNIQUE);
+CREATE TABLE node (
+  ino INTEGER PRIMARY KEY, keg BLOB NOT NULL, seq INTEGER NOT NULL,
+  kind INTEGER NOT NULL, mode INTEGER NOT NULL, uid INTEGER NOT NULL, gid INTEGER NOT NULL, rdev INTEGER NOT NULL,
+  nlink INTEGER NOT NULL, size INTEGER NOT NULL,
+  atime_ns INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, btime_ns INTEGER NOT NULL,
+  target BLOB, content_seq INTEGER NOT NULL, content_device INTEGER NOT NULL,
+  removed_seq INTEGER, removed_device INTEGER, removed_parent BLOB, removed_name BLOB, xattrs INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX node_keg ON node (keg);
+CREATE TABLE node_past (
+  ino INTEGER NOT NULL, keg BLOB NOT NULL, from_seq INTEGER NOT NULL,
+  kind INTEGER NOT NULL, mode INTEGER NOT NULL, uid INTEGER NOT NULL, gid INTEGER NOT NULL, rdev INTEGER NOT NULL,
+  nlink INTEGER NOT NULL, size INTEGER NOT NULL,
+  atime_ns INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, btime_ns INTEGER NOT NULL,
+  target BLOB, content_seq INTEGER NOT NULL, content_device INTEGER NOT NULL,
+  removed_seq INTEGER, removed_device INTEGER, removed_parent BLOB, removed_name BLOB, xattrs INTEGER NOT NULL,
+  to_seq INTEGER NOT NULL, PRIMARY KEY (ino, from_seq)
+) WITHOUT ROWID;
+CREATE TABLE dentry (
+  parent INTEGER NOT NULL, name BLOB NOT NULL, child INTEGER NOT NULL, cookie INTEGER NOT NULL, wanted BLOB,
+  placed_seq INTEGER NOT NULL, placed_device INTEGER NOT NULL, seq INTEGER NOT NULL,
+  PRIMARY KEY (parent, name)
+) WITHOUT ROWID;
+CREATE INDEX dentry_order ON dentry (parent, cookie, child);
+CREATE INDEX dentry_child ON dentry (child);
+CREATE TABLE dentry_past (
+  parent INTEGER NOT NULL, name BLOB NOT NULL, child INTEGER NOT NULL, cookie INTEGER NOT NULL, wanted BLOB,
+  placed_seq INTEGER NOT NULL, placed_device INTEGER NOT NULL, from_seq INTEGER NOT NULL, to_seq INTEGER NOT NULL,
+  PRIMARY KEY (parent, name, from_seq)
+) WITHOUT ROWID;
+CREATE TABLE extent (
+  ino INTEGER NOT NULL, offset INTEGER NOT NULL, len INTEGER NOT NULL, blob BLOB NOT NULL,
+  blob_offset INTEGER NOT NULL, chunk_len INTEGER NOT NULL, chunk_skip INTEGER NOT NULL, key BLOB NOT NULL,
+  seq INTEGER NOT NULL, PRIMARY KEY (ino, offset)
+) WITHOUT ROWID;
+CREATE TABLE extent_past (
+  ino INTEGER NOT NULL, offset INTEGER NOT NULL, len INTEGER NOT NULL, blob BLOB NOT NULL,
+  blob_offset INTEGER NOT NULL, chunk_len INTEGER NOT NULL, chunk_skip INTEGER NOT NULL, key BLOB NOT NULL,
+  from_seq INTEGER NOT NULL, to_seq INTEGER NOT NULL, PRIMARY KEY (ino, offset, from_seq)
+) WITHOUT ROWID;
+CREATE TABLE content (
+  ino INTEGER NOT NULL, seq INTEGER NOT NULL, device INTEGER NOT NULL, size INTEGER NOT NULL, PRIMARY KEY (ino, seq)
+) WITHOUT ROWID;
+CREATE TABLE xattr (
+  ino INTEGER NOT NULL, name BLOB NOT NULL, value BLOB NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (ino, name)
+) WITHOUT ROWID;
+CREATE TABLE xattr_past (
+  ino INTEGER NOT NULL, name BLOB NOT NULL, value BLOB NOT NULL, from_seq INTEGER NOT NULL, to_seq INTEGER NOT NULL,
+  PRIMARY KEY (ino, name, from_seq)
+) WITHOUT ROWID;
+CREATE TABLE redirect (
+  device BLOB NOT NULL, keg BLOB NOT NULL, target BLOB NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (device, keg)
+) WITHOUT ROWID;
+CREATE TABLE log (
+  seq INTEGER PRIMARY KEY, chain BLOB NOT NULL, hash BLOB NOT NULL, account BLOB NOT NULL, device INTEGER NOT NULL,
+  label TEXT NOT NULL, created_ms INTEGER NOT NULL
+);
+CREATE TABLE author (device BLOB PRIMARY KEY, counter INTEGER NOT NULL, hash BLOB NOT NULL) WITHOUT ROWID;
+";
+
+/// Layout number of `journal.db`.
+pub(super) const JOURNAL_LAYOUT: i64 = 1;
+
+/// Own work that the server has not sequenced. `work.ops` packs the operations `first..=last`, see `journal.rs`.
+pub(super) const JOURNAL: &str = "
+CREATE TABLE work (last INTEGER PRIMARY KEY, first INTEGER NOT NULL, ops BLOB NOT NULL);
+CREATE TABLE staged (counter INTEGER PRIMARY KEY, last_op INTEGER NOT NULL, bytes BLOB NOT NULL, blobs BLOB NOT NULL);
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+";
+
+/// Layout number of `account.db`.
+pub(super) const ACCOUNT_LAYOUT: i64 = 1;
+
+/// What one profile knows beside its folders.
+pub(super) const ACCOUNT: &str = "
+CREATE TABLE folder (db BLOB PRIMARY KEY, name TEXT NOT NULL, dir TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE account_log (
+  account BLOB NOT NULL, seq INTEGER NOT NULL, entry BLOB NOT NULL, PRIMARY KEY (account, seq)
+) WITHOUT ROWID;
+CREATE TABLE pin (account BLOB PRIMARY KEY, label TEXT NOT NULL, pinned_ms INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE setting (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+";
