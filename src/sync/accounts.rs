@@ -1,0 +1,154 @@
+//! Verified account logs: fetched when an entry names them, pinned at first sight, never taken back.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::SyncError;
+use super::status::now_ms;
+use crate::api::ErrorCode;
+use crate::format::{
+    AccountId, DeviceId, EntryKind, Envelope, Head, Membership, MembershipChange, SignedAccountEntry, SignedEntry,
+};
+use crate::keyring::{AccountLog, AccountLogs};
+use crate::remote::Remote;
+use crate::replica::AccountStore;
+
+/// The account logs that this session knows.
+pub(super) struct Accounts {
+    remote: Arc<dyn Remote>,
+    store: Arc<AccountStore>,
+    known: RwLock<Known>,
+    /// One fetch at a time: two of the same account would race for the store.
+    fetching: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Known {
+    logs: HashMap<AccountId, Arc<AccountLog>>,
+    owners: HashMap<DeviceId, AccountId>,
+}
+
+impl Known {
+    fn insert(&mut self, log: &Arc<AccountLog>) {
+        for (device, _) in log.devices() {
+            self.owners.insert(*device, log.id());
+        }
+        self.logs.insert(log.id(), Arc::clone(log));
+    }
+}
+
+impl AccountLogs for Accounts {
+    fn log(&self, account: &AccountId) -> Option<Arc<AccountLog>> {
+        if let Some(log) = self.known.read().logs.get(account) {
+            return Some(Arc::clone(log));
+        }
+        self.load(account).ok().flatten()
+    }
+}
+
+impl Accounts {
+    /// With all logs that are stored.
+    pub fn new(remote: Arc<dyn Remote>, store: Arc<AccountStore>) -> Result<Self, SyncError> {
+        let accounts = Self { remote, store, known: RwLock::default(), fetching: tokio::sync::Mutex::default() };
+        for account in accounts.store.accounts()? {
+            accounts.load(&account)?;
+        }
+        Ok(accounts)
+    }
+
+    /// How people call a device: `alice's laptop`.
+    pub fn label(&self, device: &DeviceId) -> Option<String> {
+        let owner = *self.known.read().owners.get(device)?;
+        self.log(&owner).map(|log| log.label(device))
+    }
+
+    /// The log of `account`, known at least up to `head`; fetched where it is not.
+    pub async fn require(&self, account: AccountId, head: Head) -> Result<Arc<AccountLog>, SyncError> {
+        match self.log(&account) {
+            Some(log) if log.head().seq >= head.seq => Ok(log),
+            _ => self.refresh(account).await,
+        }
+    }
+
+    /// The newest log of `account` that the server has.
+    pub async fn refresh(&self, account: AccountId) -> Result<Arc<AccountLog>, SyncError> {
+        let _one = self.fetching.lock().await;
+        let mut entries = self.store.account_log(&account)?;
+        let known = entries.len();
+        loop {
+            let after = entries.len() as u64;
+            let page = self.remote.account_log(account, after).await.map_err(|error| match error.code() {
+                Some(ErrorCode::NotFound) if known == 0 => SyncError::NoSuchAccount(account),
+                _ => error.into(),
+            })?;
+            if page.head.seq < known as u64 {
+                return Err(SyncError::Misbehaviour(format!(
+                    "it shows the account {account} at position {} after it had shown position {known}",
+                    page.head.seq
+                )));
+            }
+            let got = page.entries.len() as u64;
+            entries.extend(page.entries);
+            if after + got >= page.head.seq || got == 0 {
+                break;
+            }
+        }
+        let log = verify(account, &entries)?;
+        for (seq, entry) in (1..).zip(&entries).skip(known) {
+            self.store.append_account(&account, seq, entry)?;
+        }
+        if known == 0 {
+            self.store.pin(&account, log.name(), now_ms())?;
+        }
+        let log = Arc::new(log);
+        self.known.write().insert(&log);
+        Ok(log)
+    }
+
+    /// Fetches every account log that the verification of `entries` will ask for.
+    pub async fn prepare(&self, entries: &[SignedEntry]) -> Result<(), SyncError> {
+        for (account, head) in entries.iter().flat_map(needs) {
+            match self.require(account, head).await {
+                Ok(_) => {}
+                // Verification decides what it means that there is none.
+                Err(SyncError::NoSuchAccount(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn load(&self, account: &AccountId) -> Result<Option<Arc<AccountLog>>, SyncError> {
+        let entries = self.store.account_log(account)?;
+        if entries.is_empty() {
+            return Ok(None);
+        }
+        let log = Arc::new(verify(*account, &entries)?);
+        self.known.write().insert(&log);
+        Ok(Some(log))
+    }
+}
+
+fn verify(account: AccountId, entries: &[SignedAccountEntry]) -> Result<AccountLog, SyncError> {
+    let caught = |what: String| SyncError::Misbehaviour(format!("account {account}: {what}"));
+    let log = AccountLog::verify(entries).map_err(|error| caught(error.to_string()))?;
+    if log.id() == account { Ok(log) } else { Err(caught("it shows the log of another account".to_owned())) }
+}
+
+/// The account states that an entry names. Undecodable entries name none: verification refuses them.
+fn needs(entry: &SignedEntry) -> Vec<(AccountId, Head)> {
+    let Ok(envelope) = Envelope::decode(&entry.envelope) else { return Vec::new() };
+    let mut needs = vec![(envelope.author, envelope.account_head)];
+    if envelope.kind == EntryKind::Membership
+        && let Ok(body) = Membership::decode(&envelope.body)
+    {
+        match body.change {
+            MembershipChange::Add { account, account_head, .. } => needs.push((account, account_head)),
+            MembershipChange::AccountSync { account, head } => needs.push((account, head)),
+            _ => {}
+        }
+    }
+    needs
+}

@@ -1,0 +1,162 @@
+//! The situations in which working with a shared folder fails.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::api::ErrorCode;
+use crate::blobs::LocalError;
+use crate::format::{AccountId, BlobId, Role};
+use crate::keyring::KeyRingError;
+use crate::remote::RemoteError;
+use crate::replica::ReplicaError;
+
+/// Why something that concerns the session or a folder did not work. Cheap to clone: a failure of background work is
+/// told to everyone who waits for it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SyncError {
+    /// The server cannot be reached, refused, or answered nonsense.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// The deadline passed before the work was done.
+    #[error("not done in time: {0}")]
+    TimedOut(&'static str),
+    /// The local database failed.
+    #[error("{0}")]
+    Replica(Arc<ReplicaError>),
+    /// The local store of ciphertext failed.
+    #[error("{0}")]
+    Store(Arc<LocalError>),
+    /// A file of the profile could not be read or written.
+    #[error("{}: {detail}", .path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's reason.
+        detail: String,
+    },
+    /// Keys or logs do not allow it.
+    #[error("{0}")]
+    Keyring(#[from] KeyRingError),
+    /// No folder of that name or id.
+    #[error("there is no folder '{0}'; `kegfs folder list` shows those there are")]
+    NoSuchFolder(String),
+    /// Several folders have that name.
+    #[error("{count} folders are called '{name}'; use the id that `kegfs folder list` shows")]
+    AmbiguousFolder {
+        /// The name.
+        name: String,
+        /// How many.
+        count: usize,
+    },
+    /// One of the user's folders has that name already.
+    #[error("there is a folder '{0}' already; choose another name")]
+    NameTaken(String),
+    /// Not a name for a folder.
+    #[error("'{0}' cannot be a folder's name: 1 to 64 bytes, without '/' and control characters")]
+    BadName(String),
+    /// Not a display name.
+    #[error(
+        "'{0}' cannot be used: names of accounts and devices have 1 to 64 bytes, without '/' and control characters"
+    )]
+    BadLabel(String),
+    /// The server knows no such account.
+    #[error("the server knows no account {0}; ask for what `kegfs account show` prints there")]
+    NoSuchAccount(AccountId),
+    /// The account is a member already.
+    #[error("{name} is a member already, as {role:?}")]
+    AlreadyMember {
+        /// Display name.
+        name: String,
+        /// Present role.
+        role: Role,
+    },
+    /// The user's role does not allow it.
+    #[error("as {role:?} of this folder you cannot {action}; ask an owner")]
+    NotAllowed {
+        /// The user's role.
+        role: Role,
+        /// What was asked for.
+        action: &'static str,
+    },
+    /// The user is not a member any more.
+    #[error("you are no longer a member of this folder; ask an owner to add you again")]
+    NotAMember,
+    /// The folder is read-only because its server was caught.
+    #[error("the folder is frozen: {0}")]
+    Frozen(String),
+    /// The server was caught right now.
+    #[error("the server misbehaves: {0}")]
+    Misbehaviour(String),
+    /// A blob that the log refers to is neither here nor at the server.
+    #[error("blob {0} is neither in the local store nor at the server")]
+    LostBlob(BlobId),
+    /// The change makes no sense in the folder's present state.
+    #[error("{0}")]
+    Refused(String),
+    /// Stored or received data that should not be able to exist.
+    #[error("damaged data: {0}")]
+    Damaged(String),
+    /// The session is shut down.
+    #[error("the session is closed")]
+    Closed,
+    /// The system has no more threads or memory for the session.
+    #[error("the system refused: {0}")]
+    System(String),
+}
+
+impl From<ReplicaError> for SyncError {
+    fn from(error: ReplicaError) -> Self {
+        Self::Replica(Arc::new(error))
+    }
+}
+
+impl From<LocalError> for SyncError {
+    fn from(error: LocalError) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}
+
+impl SyncError {
+    /// Whether trying again later is right and nothing else has to happen.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Remote(error) => error.is_transient(),
+            Self::TimedOut(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// Why a blob could not be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    /// The server cannot be reached.
+    #[error("the content is not in the local store and the server cannot be reached")]
+    Offline,
+    /// The deadline passed.
+    #[error("the server did not send the content in time")]
+    TimedOut,
+    /// What the server sent is not the blob. Nothing of it was kept.
+    #[error("the server sent altered content for blob {0}")]
+    Corrupt(BlobId),
+    /// The server does not have it.
+    #[error("the server does not have blob {0}")]
+    Missing(BlobId),
+    /// The folder is closed, or the user is no longer a member.
+    #[error("the folder is locked or gone")]
+    Gone,
+    /// The server refused or answered nonsense.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<RemoteError> for FetchError {
+    fn from(error: RemoteError) -> Self {
+        match error {
+            RemoteError::Timeout => Self::TimedOut,
+            RemoteError::Unreachable(_) | RemoteError::Untrusted(_) => Self::Offline,
+            other if other.code() == Some(ErrorCode::Role) => Self::Gone,
+            other => Self::Refused(other.to_string()),
+        }
+    }
+}

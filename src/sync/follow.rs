@@ -1,0 +1,146 @@
+//! Following the log: from the server's announcement to the applied entry.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::backoff::Backoff;
+use super::verify::{Taken, take_in};
+use super::{Folder, SyncError};
+use crate::api::{Entries, ErrorCode};
+use crate::format::{Head, SignedEntry};
+use crate::keyring::Misbehaviour;
+use crate::remote::RemoteError;
+
+/// Bytes of entries per request.
+const PAGE_BYTES: u64 = 4 * 1024 * 1024;
+/// How often the server is asked although nothing was announced: what a server that does not push costs in freshness.
+const POLL: Duration = Duration::from_secs(30);
+
+impl Folder {
+    /// Follows until the session ends.
+    pub(super) async fn run_follower(self: Arc<Self>) {
+        let mut backoff = Backoff::default();
+        loop {
+            let live = self.shared.live.load(Ordering::Acquire);
+            let pause = match self.catch_up().await {
+                Ok(()) => {
+                    backoff.reset();
+                    // The stream must have stood before and after: then nothing was announced unheard.
+                    self.link.complete(live && self.shared.live.load(Ordering::Acquire));
+                    if self.announced.load(Ordering::Acquire) > self.replica.mark().seq {
+                        continue;
+                    }
+                    POLL
+                }
+                Err(error) => {
+                    self.link.lost(Some(error.to_string()));
+                    match &error {
+                        SyncError::Frozen(_) | SyncError::Misbehaviour(_) => POLL,
+                        _ => {
+                            tracing::debug!(db = %self.id(), %error, "catching up failed");
+                            backoff.next()
+                        }
+                    }
+                }
+            };
+            // What was announced while catching up has left its permit here.
+            let _ = tokio::time::timeout(pause, self.follow.notified()).await;
+        }
+    }
+
+    /// Brings the replica to the server's head.
+    pub(super) async fn catch_up(self: &Arc<Self>) -> Result<(), SyncError> {
+        let _one = self.catching_up.lock().await;
+        if let Some(why) = self.frozen() {
+            return Err(SyncError::Frozen(why));
+        }
+        // Position after which the page was asked for. Own entries confirmed from memory may be ahead of it by the time
+        // the page is here.
+        let mut after = self.replica.mark().seq;
+        let mut page = self.page(after).await?;
+        loop {
+            if page.head_seq < after {
+                let what = format!(
+                    "the server shows a log of {} entries after it had shown {after}: it has gone back",
+                    page.head_seq
+                );
+                return Err(self.caught(what, self.replica.mark(), page.head_seq, &page.entries));
+            }
+            let end = after + page.entries.len() as u64;
+            if end == after {
+                if page.head_seq > after {
+                    let why = format!("it announces entry {} and does not give it", page.head_seq);
+                    return Err(RemoteError::Protocol(why).into());
+                }
+                return Ok(());
+            }
+            // The next page travels while this one is verified and applied.
+            let next = (page.head_seq > end).then(|| {
+                let this = Arc::clone(self);
+                tokio::spawn(async move { this.page(end).await })
+            });
+            self.take(after, page).await?;
+            let Some(next) = next else { return Ok(()) };
+            page = next.await.map_err(|_| SyncError::Closed)??;
+            after = end;
+        }
+    }
+
+    async fn page(&self, after: u64) -> Result<Entries, SyncError> {
+        self.remote.entries(self.id(), after, PAGE_BYTES).await.map_err(|error| match error.code() {
+            Some(ErrorCode::NotFound | ErrorCode::Role) => SyncError::NotAMember,
+            _ => error.into(),
+        })
+    }
+
+    /// Verifies and applies a page that begins after `after`.
+    async fn take(self: &Arc<Self>, after: u64, page: Entries) -> Result<(), SyncError> {
+        self.accounts.prepare(&page.entries).await.map_err(|error| self.judge(error, page.head_seq, &page.entries))?;
+        let mut verified = Arc::clone(&self.verified).lock_owned().await;
+        let mark = verified.state.head().seq;
+        let skip = usize::try_from(mark.saturating_sub(after)).unwrap_or(usize::MAX);
+        let mut entries: Vec<SignedEntry> = page.entries;
+        entries.drain(..skip.min(entries.len()));
+        loop {
+            let this = Arc::clone(self);
+            let blocking = tokio::task::spawn_blocking(move || {
+                let taken = take_in(&this, &mut verified, &entries);
+                (verified, entries, taken)
+            });
+            let (back, given, taken) = blocking.await.map_err(|_| SyncError::Closed)?;
+            verified = back;
+            self.note_progress();
+            match taken? {
+                Taken::All => return Ok(()),
+                Taken::NeedsKeys(index) => {
+                    entries = given;
+                    entries.drain(..index);
+                    let obtained = self.obtain_keys(&mut verified, &entries).await;
+                    obtained.map_err(|error| self.judge(error, page.head_seq, &entries))?;
+                }
+                Taken::Caught(index, Misbehaviour::AccountMissing { account, head }) => {
+                    // `prepare` has asked for it: the server names an account state that it does not show.
+                    let what = Misbehaviour::AccountMissing { account, head }.to_string();
+                    return Err(self.caught(what, verified.state.head(), page.head_seq, &given[index..]));
+                }
+                Taken::Caught(index, misbehaviour) => {
+                    let what = misbehaviour.to_string();
+                    return Err(self.caught(what, verified.state.head(), page.head_seq, &given[index..]));
+                }
+            }
+        }
+    }
+
+    fn judge(&self, error: SyncError, offered_seq: u64, entries: &[SignedEntry]) -> SyncError {
+        match error {
+            SyncError::Misbehaviour(what) => self.caught(what, self.replica.mark(), offered_seq, entries),
+            other => other,
+        }
+    }
+
+    fn caught(&self, what: String, head: Head, offered_seq: u64, offered: &[SignedEntry]) -> SyncError {
+        self.freeze(&what, head, offered_seq, offered);
+        SyncError::Misbehaviour(what)
+    }
+}

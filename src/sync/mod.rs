@@ -1,0 +1,35 @@
+//! Sharing: drains the journal to the server, follows the log, fetches content, notices misbehaviour.
+//!
+//! [`Session`] is one unlocked account; [`Folder`] is one of its shared folders. Async code ends here: both are called
+//! by plain threads. What the server says is believed only as far as it is signed, chained and hashed; where it
+//! contradicts what it has shown before, the folder turns read-only and both signed versions are kept.
+//!
+//! This room knows how keys, logs, journal and network fit together. It must not know inodes, handles, the kernel, or
+//! how a chunk is sealed; it moves blobs by their ids.
+
+mod accounts;
+mod append;
+mod backoff;
+mod error;
+mod event;
+mod evidence;
+mod fetch;
+mod folder;
+mod follow;
+mod keys;
+mod member;
+mod register;
+mod runtime;
+mod session;
+mod status;
+mod stream;
+mod upload;
+mod verify;
+
+pub use error::{FetchError, SyncError};
+pub use event::Event;
+pub use fetch::FETCH_DEADLINE;
+pub use folder::Folder;
+pub use register::{NewAccount, connect};
+pub use session::{DEFAULT_CACHE_BYTES, Member, Session, SessionPaths};
+pub use status::Status;

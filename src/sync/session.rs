@@ -1,0 +1,439 @@
+//! One unlocked account: its folders, its connection, its tasks.
+//!
+//! Every public method may be called from any thread and blocks that thread for as long as it says.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use tokio::task::AbortHandle;
+
+use super::accounts::Accounts;
+use super::event::Event;
+use super::folder::Shared;
+use super::member::Change;
+use super::runtime::Runtimes;
+use super::status::now_ms;
+use super::upload::Uploader;
+use super::verify::{Taken, take_in};
+use super::{Folder, SyncError};
+use crate::crypto::{kdf, labels};
+use crate::format::{
+    AccountId, DbId, DeviceId, Head, Membership, MembershipChange, OpKind, Role, SignedEntry, check_name, limits,
+};
+use crate::keyring::{AccountLogs, Author, AuthorState, Identity, Position, db_id, new_epoch};
+use crate::remote::Remote;
+use crate::replica::{AccountStore, FolderRecord};
+use crate::sys::clock;
+
+/// How long the calls that need the server take at most, where they name no deadline themselves.
+const CALL_DEADLINE: Duration = Duration::from_secs(60);
+/// Bytes of ciphertext that each folder keeps for reading, unless told otherwise.
+pub const DEFAULT_CACHE_BYTES: u64 = 8 << 30;
+
+/// Where the session's files are, and how much it may keep.
+#[derive(Clone, Debug)]
+pub struct SessionPaths {
+    /// Directory of `account.db` (the profile's).
+    pub profile: PathBuf,
+    /// Directory below which each folder has its own.
+    pub folders: PathBuf,
+    /// Bytes of ciphertext that each folder may keep for reading.
+    pub cache_bytes: u64,
+}
+
+/// A member of a folder, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Who.
+    pub account: AccountId,
+    /// The name that the account gave itself.
+    pub name: String,
+    /// As what.
+    pub role: Role,
+    /// Guests: end of membership, milliseconds since 1970 UTC.
+    pub expires_ms: Option<i64>,
+    /// This is the user.
+    pub me: bool,
+}
+
+/// What a new folder needs before its tasks start.
+type Prepare<'a> = &'a dyn Fn(&Arc<Folder>) -> Result<(), SyncError>;
+
+/// One unlocked account on one device. Dropping it stops everything; [`Session::close`] also says whether local work
+/// is safe.
+pub struct Session {
+    pub(super) inner: Arc<Inner>,
+    runtimes: Runtimes,
+}
+
+pub(super) struct Inner {
+    pub shared: Arc<Shared>,
+    store: Arc<AccountStore>,
+    paths: SessionPaths,
+    folders: RwLock<BTreeMap<DbId, Arc<Folder>>>,
+    /// Taken while a folder is being opened, so that none is opened twice.
+    opening: Mutex<()>,
+    tasks: Mutex<Vec<AbortHandle>>,
+    closed: AtomicBool,
+}
+
+impl Session {
+    /// Opens the account's folders and starts to follow the server. Needs the server only when the account's own log is
+    /// not known on this device yet.
+    ///
+    /// # Errors
+    /// Files that cannot be opened; [`SyncError::Remote`] on the very first start without a server.
+    pub fn open(paths: &SessionPaths, identity: Identity, remote: Arc<dyn Remote>) -> Result<Arc<Self>, SyncError> {
+        let runtimes = Runtimes::new()?;
+        let account_key = kdf::derive(labels::KEY_REPLICA, &[identity.local.as_bytes(), b"account"]);
+        let store = Arc::new(AccountStore::open(&paths.profile, &account_key)?);
+        let accounts = Arc::new(Accounts::new(Arc::clone(&remote), Arc::clone(&store))?);
+        let me = identity.account;
+        let own = match accounts.log(&me) {
+            Some(log) => log,
+            None => {
+                let accounts = Arc::clone(&accounts);
+                runtimes.run(async move { accounts.refresh(me).await })?
+            }
+        };
+        let device = identity.device_id();
+        let shared = Arc::new(Shared {
+            author: Author::new(&identity),
+            label: own.label(&device),
+            identity,
+            device,
+            remote,
+            accounts,
+            hub: Arc::default(),
+            foreground: runtimes.foreground(),
+            background: runtimes.background(),
+            live: AtomicBool::new(false),
+            cache_bytes: paths.cache_bytes,
+        });
+        let inner = Arc::new(Inner {
+            shared,
+            store,
+            paths: paths.clone(),
+            folders: RwLock::default(),
+            opening: Mutex::default(),
+            tasks: Mutex::default(),
+            closed: AtomicBool::new(false),
+        });
+        for record in inner.store.folders()? {
+            inner.open_folder(record.db, None)?;
+        }
+        let stream = inner.shared.foreground.spawn(Inner::run_stream(Arc::downgrade(&inner)));
+        inner.tasks.lock().push(stream.abort_handle());
+        Ok(Arc::new(Self { inner, runtimes }))
+    }
+
+    /// The account.
+    pub fn account(&self) -> AccountId {
+        self.inner.shared.author.account()
+    }
+
+    /// This device.
+    pub fn device(&self) -> DeviceId {
+        self.inner.shared.device
+    }
+
+    /// The name that the account gave itself.
+    pub fn account_name(&self) -> String {
+        let log = self.inner.shared.accounts.log(&self.account());
+        log.map_or_else(String::new, |log| log.name().to_owned())
+    }
+
+    /// The event stream to the server stands.
+    pub fn online(&self) -> bool {
+        self.inner.shared.live.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    /// Calls `listener` with every event, from background threads. It must not block.
+    pub fn on_event(&self, listener: impl Fn(&Event) + Send + Sync + 'static) {
+        self.inner.shared.hub.listen(Box::new(listener));
+    }
+
+    /// The folders that are complete up to their name and the user's membership, by name.
+    pub fn folders(&self) -> Vec<Arc<Folder>> {
+        let mut folders: Vec<_> =
+            self.inner.folders.read().values().filter(|folder| folder.is_ready()).map(Arc::clone).collect();
+        folders.sort_by_cached_key(|folder| (folder.name(), folder.id()));
+        folders
+    }
+
+    /// The folder with this name or id.
+    ///
+    /// # Errors
+    /// [`SyncError::NoSuchFolder`], [`SyncError::AmbiguousFolder`].
+    pub fn folder(&self, name_or_id: &str) -> Result<Arc<Folder>, SyncError> {
+        if let Ok(id) = name_or_id.parse::<DbId>()
+            && let Some(folder) = self.inner.folders.read().get(&id)
+        {
+            return Ok(Arc::clone(folder));
+        }
+        let mut found: Vec<_> = self.folders().into_iter().filter(|folder| folder.name() == name_or_id).collect();
+        match (found.pop(), found.len()) {
+            (None, _) => Err(SyncError::NoSuchFolder(name_or_id.to_owned())),
+            (Some(folder), 0) => Ok(folder),
+            (Some(_), others) => Err(SyncError::AmbiguousFolder { name: name_or_id.to_owned(), count: others + 1 }),
+        }
+    }
+
+    /// Asks the server which folders there are and brings all of them up to date.
+    ///
+    /// # Errors
+    /// [`SyncError::Remote`], [`SyncError::TimedOut`], or what keeps a folder from being complete.
+    pub fn refresh(&self, within: Duration) -> Result<(), SyncError> {
+        let inner = Arc::clone(&self.inner);
+        self.timed(within, "asking the server for folders", async move {
+            inner.discover().await?;
+            let folders: Vec<_> = inner.folders.read().values().map(Arc::clone).collect();
+            for folder in folders {
+                folder.catch_up().await?;
+                inner.note_name(&folder);
+            }
+            Ok(())
+        })
+    }
+
+    /// Creates a folder and waits until the server has it with its name.
+    ///
+    /// # Errors
+    /// [`SyncError::BadName`], [`SyncError::NameTaken`], [`SyncError::Remote`], or those of the local files.
+    pub fn create_folder(&self, name: &str) -> Result<Arc<Folder>, SyncError> {
+        let printable = !name.chars().any(char::is_control);
+        if name.len() > limits::LABEL_MAX_BYTES || !printable || check_name(name.as_bytes()).is_err() {
+            return Err(SyncError::BadName(name.to_owned()));
+        }
+        if self.folders().iter().any(|folder| folder.name() == name) {
+            return Err(SyncError::NameTaken(name.to_owned()));
+        }
+        let (inner, wanted) = (Arc::clone(&self.inner), name.to_owned());
+        let folder = self.timed(CALL_DEADLINE, "creating the folder", async move {
+            let folder = inner.create().await?;
+            folder.replica.submit(OpKind::FolderName { name: wanted }, clock::unix_nanos())?;
+            Ok(folder)
+        })?;
+        folder.wait_uploaded_blocking(CALL_DEADLINE)?;
+        self.inner.note_name(&folder);
+        Ok(folder)
+    }
+
+    /// Makes `account` a member with full history, verified against its log, which is fetched anew.
+    ///
+    /// # Errors
+    /// [`SyncError::NoSuchAccount`], [`SyncError::AlreadyMember`], [`SyncError::NotAllowed`], [`SyncError::Remote`].
+    pub fn add_member(&self, folder: &Arc<Folder>, account: AccountId, role: Role) -> Result<(), SyncError> {
+        let (inner, folder) = (Arc::clone(&self.inner), Arc::clone(folder));
+        self.timed(CALL_DEADLINE, "adding the member", async move {
+            let newcomer = inner.shared.accounts.refresh(account).await?;
+            folder.change_membership(Change::Add { newcomer, role }).await
+        })
+    }
+
+    /// The members of a folder as of its verified head, by name.
+    pub fn members(&self, folder: &Folder) -> Vec<Member> {
+        let me = self.account();
+        let named = |account: &AccountId| {
+            let log = self.inner.shared.accounts.log(account);
+            log.map_or_else(|| account.to_string(), |log| log.name().to_owned())
+        };
+        let standing = folder.replica.standing();
+        let member = |member: &crate::replica::MemberInfo| Member {
+            account: member.account,
+            name: named(&member.account),
+            role: member.role,
+            expires_ms: member.expires_ms,
+            me: member.account == me,
+        };
+        let mut members: Vec<_> = standing.members.iter().map(member).collect();
+        members.sort_by(|one, other| (&one.name, one.account).cmp(&(&other.name, other.account)));
+        members
+    }
+
+    /// Waits until the server has everything of all folders.
+    ///
+    /// # Errors
+    /// As [`Folder::wait_uploaded_blocking`].
+    pub fn wait_uploaded(&self, within: Duration) -> Result<(), SyncError> {
+        let until = super::fetch::deadline(within);
+        let folders: Vec<_> = self.inner.folders.read().values().map(Arc::clone).collect();
+        for folder in folders.iter().filter(|folder| folder.writable()) {
+            folder.wait_uploaded_blocking(until.saturating_duration_since(clock::monotonic()))?;
+        }
+        Ok(())
+    }
+
+    /// Stops following and uploading and closes all folders, their journals durable. Called once; later calls do nothing.
+    ///
+    /// # Errors
+    /// The first journal that could not be made durable. Everything is closed all the same.
+    pub fn close(&self) -> Result<(), SyncError> {
+        self.inner.close()
+    }
+
+    fn timed<T: Send + 'static>(
+        &self,
+        within: Duration,
+        what: &'static str,
+        work: impl Future<Output = Result<T, SyncError>> + Send + 'static,
+    ) -> Result<T, SyncError> {
+        self.runtimes
+            .run(async move { tokio::time::timeout(within, work).await.map_err(|_| SyncError::TimedOut(what))? })
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Who wants to know whether it worked calls it before.
+        let _ = self.inner.close();
+    }
+}
+
+impl Inner {
+    /// Opens a folder, prepares it if it is new, and starts its tasks.
+    pub fn open_folder(self: &Arc<Self>, id: DbId, prepare: Option<Prepare<'_>>) -> Result<Arc<Folder>, SyncError> {
+        let _one = self.opening.lock();
+        if self.closed.load(std::sync::atomic::Ordering::Acquire) {
+            return Err(SyncError::Closed);
+        }
+        if let Some(folder) = self.folders.read().get(&id) {
+            return Ok(Arc::clone(folder));
+        }
+        let known = self.store.folders()?.into_iter().find(|record| record.db == id);
+        let record = known.unwrap_or_else(|| FolderRecord { db: id, name: String::new(), dir: id.to_string() });
+        let (folder, commands) = Folder::open(&self.shared, id, &self.paths.folders.join(&record.dir))?;
+        if let Some(prepare) = prepare {
+            prepare(&folder)?;
+        }
+        self.store.put_folder(&record)?;
+        self.folders.write().insert(id, Arc::clone(&folder));
+        let runtime = &self.shared.foreground;
+        let follower = runtime.spawn(Arc::clone(&folder).run_follower());
+        let uploader = runtime.spawn(Uploader::new(Arc::clone(&folder), commands).run());
+        folder.tasks.lock().extend([follower.abort_handle(), uploader.abort_handle()]);
+        Ok(folder)
+    }
+
+    /// Opens the folders that the server knows and this device does not.
+    pub async fn discover(self: &Arc<Self>) -> Result<(), SyncError> {
+        for head in self.shared.remote.dbs().await? {
+            self.announce(head.db, head.head_seq).await;
+        }
+        Ok(())
+    }
+
+    /// The server says that a folder has grown to `seq`, or is there.
+    pub async fn announce(self: &Arc<Self>, db: DbId, seq: u64) {
+        let known = self.folders.read().get(&db).map(Arc::clone);
+        if let Some(folder) = known {
+            folder.announce(seq);
+            return;
+        }
+        let inner = Arc::clone(self);
+        let opened = tokio::task::spawn_blocking(move || inner.open_folder(db, None)).await;
+        match opened {
+            Ok(Ok(folder)) => {
+                folder.announce(seq);
+                let inner = Arc::clone(self);
+                tokio::spawn(async move { inner.greet(&folder).await });
+            }
+            Ok(Err(error)) => tracing::error!(%db, %error, "a folder cannot be opened"),
+            Err(_) => {}
+        }
+    }
+
+    /// Tells of a new folder once its name is known.
+    async fn greet(&self, folder: &Arc<Folder>) {
+        let mut progress = folder.progress.subscribe();
+        while !folder.is_ready() {
+            if progress.changed().await.is_err() {
+                return;
+            }
+        }
+        self.note_name(folder);
+        self.shared.hub.tell(&Event::FolderJoined { db: folder.id(), name: folder.name() });
+    }
+
+    fn note_name(&self, folder: &Folder) {
+        if !folder.is_named() {
+            return;
+        }
+        let record = FolderRecord { db: folder.id(), name: folder.name(), dir: folder.id().to_string() };
+        if let Err(error) = self.store.put_folder(&record) {
+            tracing::warn!(%error, "a folder's name could not be noted");
+        }
+    }
+
+    /// A new folder with this account as its owner.
+    async fn create(self: &Arc<Self>) -> Result<Arc<Folder>, SyncError> {
+        let me = self.shared.author.account();
+        let own = self.shared.accounts.log(&me).ok_or(SyncError::NoSuchAccount(me))?;
+        let (generation, key) =
+            own.user_key().map_err(|error| SyncError::Damaged(format!("the own user key: {error}")))?;
+        let (start, boxes, secrets) = new_epoch(None, &[(me, generation, key)])?;
+        let body = Membership { change: MembershipChange::Create, new_epoch: Some(start) };
+        let position = Position {
+            db: DbId::ZERO,
+            observed: Head::EMPTY,
+            account_head: own.head(),
+            last: AuthorState::NEW,
+            epoch: 0,
+            now_ms: now_ms(),
+        };
+        let entry = self.shared.author.membership(&position, &body);
+        let db = db_id(&entry);
+        let claimed = self.shared.remote.create_db(&entry, &boxes).await?;
+        if claimed != db {
+            return Err(SyncError::Misbehaviour("it gave a new folder another id than it has".to_owned()));
+        }
+        let secrets = Mutex::new(Some(secrets));
+        let inner = Arc::clone(self);
+        let opened = tokio::task::spawn_blocking(move || {
+            inner.open_folder(db, Some(&|folder| begin(folder, &entry, secrets.lock().take())))
+        });
+        let folder = opened.await.map_err(|_| SyncError::Closed)??;
+        // The server's announcement may have been faster than its answer; the folder was then opened as anybody's.
+        folder.catch_up().await?;
+        Ok(folder)
+    }
+
+    pub fn all(&self) -> Vec<Arc<Folder>> {
+        self.folders.read().values().map(Arc::clone).collect()
+    }
+
+    fn close(&self) -> Result<(), SyncError> {
+        if self.closed.swap(true, std::sync::atomic::Ordering::AcqRel) {
+            return Ok(());
+        }
+        for task in self.tasks.lock().drain(..) {
+            task.abort();
+        }
+        let _none_is_opened = self.opening.lock();
+        let folders = std::mem::take(&mut *self.folders.write());
+        folders.values().for_each(|folder| folder.stop());
+        let results: Vec<_> = folders.values().map(|folder| folder.replica.close()).collect();
+        results.into_iter().collect::<Result<Vec<()>, _>>().map(drop).map_err(SyncError::from)
+    }
+}
+
+/// Takes in the creation of a folder, with the keys that were made for it.
+fn begin(
+    folder: &Arc<Folder>,
+    entry: &SignedEntry,
+    secrets: Option<crate::keyring::EpochSecrets>,
+) -> Result<(), SyncError> {
+    let mut verified = folder.verified.blocking_lock();
+    if let Some(secrets) = secrets {
+        verified.ring.insert(secrets);
+        folder.replica.store_keyring(&verified.ring.to_bytes())?;
+    }
+    match take_in(folder, &mut verified, std::slice::from_ref(entry))? {
+        Taken::All => Ok(()),
+        Taken::NeedsKeys(_) | Taken::Caught(..) => Err(SyncError::Damaged("the creation of the folder".to_owned())),
+    }
+}

@@ -1,0 +1,66 @@
+//! The session's one subscription to the server's push.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+
+use futures_util::StreamExt;
+
+use super::backoff::Backoff;
+use super::event::Event;
+use super::session::Inner;
+use crate::remote::{RemoteError, ServerEvent};
+
+impl Inner {
+    /// Keeps a stream open for as long as the session lives.
+    pub async fn run_stream(session: Weak<Self>) {
+        let mut backoff = Backoff::default();
+        let mut told = None;
+        loop {
+            let Some(inner) = session.upgrade() else { return };
+            let error = inner.follow_stream(&mut backoff, &mut told).await;
+            inner.shared.live.store(false, Ordering::Release);
+            for folder in inner.all() {
+                folder.link.lost(Some(error.to_string()));
+            }
+            // Once per loss, not once per attempt to come back.
+            if told != Some(false) {
+                inner.shared.hub.tell(&Event::Offline { reason: error.to_string() });
+                told = Some(false);
+            }
+            drop(inner);
+            tokio::time::sleep(backoff.next()).await;
+        }
+    }
+
+    /// Follows one stream until it breaks; returns why.
+    async fn follow_stream(self: &Arc<Self>, backoff: &mut Backoff, told: &mut Option<bool>) -> RemoteError {
+        let mut events = match self.shared.remote.events().await {
+            Ok(events) => events,
+            Err(error) => return error,
+        };
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(ServerEvent::Ready) => {
+                    backoff.reset();
+                    self.shared.live.store(true, Ordering::Release);
+                    if *told != Some(true) {
+                        self.shared.hub.tell(&Event::Online);
+                        *told = Some(true);
+                    }
+                    // What happened while nobody listened.
+                    for folder in self.all() {
+                        folder.follow.notify_one();
+                        folder.retry_now();
+                    }
+                    if let Err(error) = self.discover().await {
+                        tracing::warn!(%error, "the server did not list the folders");
+                    }
+                }
+                Ok(ServerEvent::Head(head)) => self.announce(head.db, head.seq).await,
+                Ok(ServerEvent::KeepAlive) => {}
+                Err(error) => return error,
+            }
+        }
+        RemoteError::Unreachable("the event stream ended".to_owned())
+    }
+}

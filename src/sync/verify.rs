@@ -1,0 +1,236 @@
+//! Taking entries in: verify, open, apply, in groups. Synchronous, for a blocking thread.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::accounts::Accounts;
+use super::event::{Event, Hub};
+use super::{Folder, SyncError};
+use crate::format::{AccountId, ChainHash, DeviceId, Head, Membership, MembershipChange, SignedEntry};
+use crate::keyring::AccountLogs;
+use crate::keyring::{Advanced, AuthorState, ChainHistory, FolderState, KeyRing, Misbehaviour, Verdict, open_batch};
+use crate::replica::{Confirmed, MemberInfo, Replica, Standing};
+
+/// Operations that one transaction applies at most, unless one entry alone has more. A longer one would keep readers
+/// of the mounted view waiting.
+const GROUP_OPS: usize = 4096;
+/// Entries that one transaction applies at most.
+const GROUP_ENTRIES: usize = 512;
+
+/// A folder's verified log state and the keys that open its bodies. Always that of the replica's mark, but while a
+/// group is being applied.
+pub(super) struct Verified {
+    pub state: FolderState,
+    pub ring: KeyRing,
+}
+
+/// How far taking in came.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// All entries are applied.
+    All,
+    /// The entry at this index of the given ones, or a later one, brings a key that this client must fetch first.
+    NeedsKeys(usize),
+    /// The entry at this index proves that the server misbehaves. Those before it are applied.
+    Caught(usize, Misbehaviour),
+}
+
+impl Verified {
+    /// The state that the replica has stored.
+    pub fn load(replica: &Replica) -> Result<Self, SyncError> {
+        let damaged = |what: &str| SyncError::Damaged(format!("the replica's {what}"));
+        let ring = match replica.load_keyring()? {
+            Some(bytes) => KeyRing::from_bytes(&bytes).map_err(|_| damaged("key ring"))?,
+            None => KeyRing::default(),
+        };
+        let (db, mark) = (replica.params().db, replica.mark());
+        let state = if mark == Head::EMPTY {
+            FolderState::new(db)
+        } else {
+            let authors = replica.authors()?.into_iter();
+            let authors: HashMap<DeviceId, AuthorState> =
+                authors.map(|(device, counter, previous)| (device, AuthorState { counter, previous })).collect();
+            FolderState::from_bytes(&replica.standing().state, mark, authors).map_err(|_| damaged("folder state"))?
+        };
+        Ok(Self { state, ring })
+    }
+
+    /// Drops what was verified but not applied.
+    pub fn reset(&mut self, replica: &Replica) -> Result<(), SyncError> {
+        *self = Self::load(replica)?;
+        Ok(())
+    }
+
+    /// What the mounted view shows of this state.
+    pub fn standing(&self, me: &AccountId) -> Standing {
+        let members = self.state.members();
+        Standing {
+            state: self.state.to_bytes(),
+            epoch: self.state.epoch(),
+            role: members.get(me).map(|member| member.role),
+            members: members
+                .iter()
+                .map(|(account, member)| MemberInfo {
+                    account: *account,
+                    role: member.role,
+                    expires_ms: member.expires_ms,
+                    joined_seq: member.joined_seq,
+                })
+                .collect(),
+        }
+    }
+}
+
+/// Whether a membership change gives `me` a box, for an epoch that `ring` lacks.
+pub(super) fn brings_key(
+    author: &AccountId,
+    body: &Membership,
+    state: &FolderState,
+    me: &AccountId,
+    ring: &KeyRing,
+) -> bool {
+    let lacks = |epoch: u32| ring.epoch(epoch).is_err();
+    let member_after = match &body.change {
+        MembershipChange::Create => author == me,
+        MembershipChange::Add { account, .. } if account == me => true,
+        MembershipChange::Remove { account } if account == me => false,
+        _ => state.members().contains_key(me),
+    };
+    match (&body.new_epoch, &body.change) {
+        (Some(start), _) => member_after && lacks(start.epoch),
+        (None, MembershipChange::Add { account, grant: Some(grant), .. }) => account == me && lacks(grant.epoch),
+        _ => false,
+    }
+}
+
+/// Chain hashes of the log: those in the replica and those verified since.
+pub(super) struct Chains<'a> {
+    pub replica: &'a Replica,
+    /// Chain hashes after the replica's mark, ascending without gaps.
+    pub recent: &'a [Head],
+}
+
+impl ChainHistory for Chains<'_> {
+    fn chain_at(&self, seq: u64) -> Option<ChainHash> {
+        match self.recent.first() {
+            Some(first) if seq >= first.seq => {
+                let index = usize::try_from(seq - first.seq).ok()?;
+                self.recent.get(index).map(|head| head.chain)
+            }
+            _ => self.replica.chain_at(seq).ok().flatten(),
+        }
+    }
+}
+
+/// Verifies `entries`, which follow the state's head, and applies them. On an error the state is that of the replica.
+pub(super) fn take_in(folder: &Folder, verified: &mut Verified, entries: &[SignedEntry]) -> Result<Taken, SyncError> {
+    let mut intake = Intake {
+        folder,
+        accounts: &folder.accounts,
+        hub: &folder.hub,
+        group: Vec::new(),
+        heads: Vec::new(),
+        ops: 0,
+        standing: false,
+    };
+    let taken = intake.entries(verified, entries).and_then(|taken| {
+        intake.apply(verified)?;
+        Ok(taken)
+    });
+    if taken.is_err() {
+        verified.reset(&folder.replica)?;
+    }
+    taken
+}
+
+struct Intake<'a> {
+    folder: &'a Folder,
+    accounts: &'a Arc<Accounts>,
+    hub: &'a Arc<Hub>,
+    group: Vec<Confirmed>,
+    heads: Vec<Head>,
+    ops: usize,
+    standing: bool,
+}
+
+impl Intake<'_> {
+    fn entries(&mut self, verified: &mut Verified, entries: &[SignedEntry]) -> Result<Taken, SyncError> {
+        for (index, entry) in entries.iter().enumerate() {
+            let chains = Chains { replica: &self.folder.replica, recent: &self.heads };
+            let advanced = match verified.state.check(entry, &**self.accounts, &chains) {
+                Ok(advanced) => advanced,
+                Err(misbehaviour) => return Ok(Taken::Caught(index, misbehaviour)),
+            };
+            let me = &self.folder.me;
+            let needs_keys = match &advanced.verdict {
+                Verdict::Batch => verified.ring.epoch(advanced.envelope.epoch).is_err(),
+                Verdict::Membership(body) => {
+                    brings_key(&advanced.envelope.author, body, &verified.state, me, &verified.ring)
+                }
+                Verdict::Ignored(_) => false,
+            };
+            if needs_keys {
+                return Ok(Taken::NeedsKeys(index));
+            }
+            verified.state.commit(&advanced);
+            self.add(verified, advanced);
+            if self.ops >= GROUP_OPS || self.group.len() >= GROUP_ENTRIES {
+                self.apply(verified)?;
+            }
+        }
+        Ok(Taken::All)
+    }
+
+    fn add(&mut self, verified: &Verified, advanced: Advanced) {
+        let db = self.folder.id();
+        let ignored = |reason: String| {
+            self.hub.tell(&Event::EntryIgnored { db, seq: advanced.seq, reason });
+        };
+        let batch = match &advanced.verdict {
+            Verdict::Batch => match open_batch(&db, &advanced.envelope, &verified.ring) {
+                Ok(batch) => Some(batch),
+                // Every member has the same key and comes to the same result: the entry counts for nothing.
+                Err(error) => {
+                    ignored(error.to_string());
+                    None
+                }
+            },
+            Verdict::Membership(_) => None,
+            Verdict::Ignored(reason) => {
+                ignored(reason.to_string());
+                None
+            }
+        };
+        let author = self.accounts.log(&advanced.envelope.author);
+        let label = author.map_or_else(String::new, |log| log.label(&advanced.envelope.device));
+        let head = advanced.head();
+        self.ops += batch.as_ref().map_or(0, |batch| batch.ops.len());
+        self.standing |= advanced.standing_changed;
+        self.heads.push(head);
+        self.group.push(Confirmed { head, hash: advanced.hash, envelope: advanced.envelope, batch, label });
+    }
+
+    fn apply(&mut self, verified: &Verified) -> Result<(), SyncError> {
+        if self.group.is_empty() {
+            return Ok(());
+        }
+        let standing = std::mem::take(&mut self.standing).then(|| verified.standing(&self.folder.me));
+        let role = standing.as_ref().map(|standing| standing.role);
+        self.folder.replica.apply(&self.group, standing)?;
+        if let Some(role) = role {
+            self.folder.note_role(role);
+        }
+        for confirmed in self.group.iter().filter(|confirmed| confirmed.envelope.device == self.folder.device) {
+            for blob in &confirmed.envelope.adds {
+                // Failing to move a file from spool to cache costs room, not data; the next start tries again.
+                if let Err(error) = self.folder.local.uploaded(&blob.id) {
+                    tracing::warn!(blob = %blob.id, %error, "an uploaded blob stays in the spool");
+                }
+            }
+        }
+        self.group.clear();
+        self.heads.clear();
+        self.ops = 0;
+        Ok(())
+    }
+}
