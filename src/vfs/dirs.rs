@@ -1,0 +1,161 @@
+//! Listing directories, and the list of folders.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::format::NodeKind;
+
+use super::core::Core;
+use super::flush::SyncRequest;
+use super::handles::DirHandle;
+use super::mounted::Mounted;
+use super::{DirEntry, Entry, Ino, SyncDone, Vfs, VfsError};
+
+/// Cookies of `.` and `..`; a folder's own are shown one higher than they are, which puts them above.
+const DOT: u64 = 1;
+const DOT_DOT: u64 = 2;
+/// Names asked for at first. The kernel's first buffer holds about 30 with attributes.
+const FIRST_BATCH: usize = 64;
+/// Names asked for at most.
+const BATCH_MAX: usize = 4096;
+
+impl Vfs {
+    /// Opens a directory.
+    pub fn opendir(&self, ino: Ino) -> Result<u64, VfsError> {
+        let (folder, local) = if self.core.is_list(ino) {
+            (None, ino)
+        } else {
+            let (folder, local) = self.core.locate(ino)?;
+            if !folder.source.node(local)?.ok_or(VfsError::NotFound)?.is_directory() {
+                return Err(VfsError::NotDirectory);
+            }
+            (Some(folder), local)
+        };
+        let fh = self.core.table.next_handle();
+        let handle = DirHandle { folder, local, fits: AtomicUsize::new(FIRST_BATCH) };
+        self.core.directories.write().insert(fh, Arc::new(handle));
+        Ok(fh)
+    }
+
+    /// Lists names behind the cookie `offset` (0: all) until `each` answers `true` (full, the entry was not taken).
+    /// `plus`: with attributes.
+    pub fn readdir(
+        &self,
+        fh: u64,
+        offset: u64,
+        each: &mut dyn FnMut(DirEntry<'_>) -> bool,
+        plus: bool,
+    ) -> Result<(), VfsError> {
+        let handle = self.core.directories.read().get(&fh).cloned().ok_or(VfsError::BadHandle)?;
+        let Some(folder) = &handle.folder else { return self.core.list_folders(offset, each) };
+        folder.readable()?;
+        let (ino, parent) = (folder.ino(handle.local), self.core.parent_of(folder, handle.local)?);
+        if dots(ino, parent, offset, each) {
+            return Ok(());
+        }
+        let mut after = offset.saturating_sub(1);
+        let mut taken = 0;
+        loop {
+            let foreign = folder.foreign.load(Ordering::Acquire);
+            // Before the list: what moves to the source meanwhile is then seen in one of the two.
+            let shown = if plus { self.core.table.all_shown() } else { HashMap::new() };
+            let limit = handle.fits.load(Ordering::Relaxed).clamp(FIRST_BATCH, BATCH_MAX);
+            let listed = folder.source.list(handle.local, after.max(1), limit)?;
+            let writable = plus && folder.writable().is_ok();
+            let ttl = self.core.ttl_since(folder, foreign);
+            let last = listed.len() < limit;
+            for mut item in listed {
+                let ino = folder.ino(item.node.ino);
+                if let Some(shown) = shown.get(&ino) {
+                    shown.apply(&mut item.node);
+                }
+                let entry = plus.then(|| Entry { attr: folder.attr(&item.node, writable, &self.core.options), ttl });
+                let cookie = item.cookie + 1;
+                let dir_entry = DirEntry { ino, cookie, name: &item.name, kind: item.node.kind, entry: entry.as_ref() };
+                if each(dir_entry) {
+                    handle.fits.store(taken + taken / 8 + 1, Ordering::Relaxed);
+                    return Ok(());
+                }
+                after = item.cookie;
+                taken += 1;
+            }
+            if last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Closes a directory.
+    pub fn releasedir(&self, fh: u64) {
+        self.core.directories.write().remove(&fh);
+    }
+
+    /// Calls `done` on another thread when everything done before is durable.
+    pub fn fsyncdir(&self, fh: u64, done: SyncDone) {
+        let handle = self.core.directories.read().get(&fh).cloned();
+        match handle.map(|handle| handle.folder.clone()) {
+            Some(Some(folder)) => self.core.sync(SyncRequest::new(folder, None, done, self.core.deadline())),
+            Some(None) => done(Ok(())),
+            None => done(Err(VfsError::BadHandle)),
+        }
+    }
+}
+
+/// Lists `.` and `..`; returns whether the list is full.
+fn dots(ino: Ino, parent: Ino, offset: u64, each: &mut dyn FnMut(DirEntry<'_>) -> bool) -> bool {
+    let dot = |ino, cookie, name| DirEntry { ino, cookie, name, kind: NodeKind::Directory, entry: None };
+    (offset < DOT && each(dot(ino, DOT, b".".as_slice()))) || (offset < DOT_DOT && each(dot(parent, DOT_DOT, b"..")))
+}
+
+impl Core {
+    fn parent_of(&self, folder: &Mounted, local: u64) -> Result<Ino, VfsError> {
+        let root = folder.ino(local) == folder.root();
+        if root { Ok(super::ROOT) } else { Ok(folder.ino(folder.source.parent(local)?)) }
+    }
+
+    /// Folders and the names under which they are listed: their own, made unique and possible.
+    fn folder_names(&self) -> Vec<(String, Arc<Mounted>)> {
+        let mut taken = HashSet::new();
+        let mut named = Vec::new();
+        for folder in self.mounted() {
+            let own = folder.source.name().replace(['/', '\0'], "_");
+            let own = if matches!(own.as_str(), "" | "." | "..") { "folder".to_owned() } else { own };
+            let mut name = own.clone();
+            let mut n = 1;
+            while !taken.insert(name.clone()) {
+                n += 1;
+                name = format!("{own} ({n})");
+            }
+            named.push((name, folder));
+        }
+        named
+    }
+
+    pub(super) fn lookup_folder(&self, name: &[u8]) -> Result<Entry, VfsError> {
+        if matches!(name, b"." | b"..") {
+            let (attr, ttl) = self.list_attr();
+            return Ok(Entry { attr, ttl });
+        }
+        let mut named = self.folder_names().into_iter();
+        let (_, folder) = named.find(|(own, _)| own.as_bytes() == name).ok_or(VfsError::NotFound)?;
+        folder.readable()?;
+        self.entry(&folder, crate::keg::ROOT_INO)
+    }
+
+    fn list_folders(&self, offset: u64, each: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<(), VfsError> {
+        if dots(super::ROOT, super::ROOT, offset, each) {
+            return Ok(());
+        }
+        for (name, folder) in self.folder_names() {
+            let (index, _) = Mounted::split(folder.root());
+            let cookie = DOT_DOT + index;
+            let entry =
+                DirEntry { ino: folder.root(), cookie, name: name.as_bytes(), kind: NodeKind::Directory, entry: None };
+            if cookie > offset && folder.readable().is_ok() && each(entry) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

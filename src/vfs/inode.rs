@@ -1,0 +1,256 @@
+//! Inodes in use: those with an open handle or with content that the source does not have yet. All others are
+//! answered from the source alone.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::format::KegId;
+use crate::keg::Node;
+
+use super::extents::ExtentMap;
+use super::layer::Layer;
+use super::mounted::Mounted;
+use super::{Ino, Slot, VfsError};
+
+/// One file in use.
+pub(super) struct Inode {
+    pub ino: Ino,
+    /// The folder's own number.
+    pub local: u64,
+    pub keg: KegId,
+    pub folder: Arc<Mounted>,
+    pub state: Mutex<FileState>,
+    /// A layer has left [`FileState::frozen`], or an error came.
+    pub settled: Condvar,
+    /// What is known of the extents in the source.
+    pub map: Mutex<ExtentMap>,
+    /// Known to have no extended attributes: the kernel asks for one before every first write.
+    pub bare: AtomicBool,
+    /// References: handles, and operations under way. Changed under the table's lock only.
+    pins: AtomicUsize,
+}
+
+/// Content that the source does not have yet. Guarded by [`Inode::state`].
+#[derive(Default)]
+pub(super) struct FileState {
+    /// Being written to.
+    pub current: Option<Layer>,
+    /// Waiting to be sealed; oldest first. They are filled in this order.
+    pub frozen: VecDeque<Frozen>,
+    /// Why work in the background failed; told once to whoever asks first.
+    pub error: Option<VfsError>,
+    /// The local user removed the last name: nothing of it is to be uploaded any more.
+    pub unlinked: bool,
+    /// When the last byte was written.
+    pub last_write: Option<Instant>,
+    /// The base that layers keep while the file is being written in pieces, so that a foreign change in between makes
+    /// one conflict and not a mixture.
+    pub held_base: Option<u64>,
+}
+
+/// A layer that nobody writes to any more.
+pub(super) struct Frozen {
+    pub place: Place,
+    pub layer: Layer,
+}
+
+/// Where a frozen layer stands in the journal's order.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Waits for its blocks.
+    Held(Slot),
+    /// Filling it failed: a new one is to be taken.
+    Lost,
+    /// None: the file is unlinked, and the layer lives as long as the handles.
+    Nowhere,
+}
+
+impl FileState {
+    /// The newest layer.
+    pub(super) fn top(&self) -> Option<&Layer> {
+        self.current.as_ref().or_else(|| self.frozen.back().map(|frozen| &frozen.layer))
+    }
+
+    /// As [`FileState::top`].
+    pub(super) fn top_mut(&mut self) -> Option<&mut Layer> {
+        match &mut self.current {
+            Some(layer) => Some(layer),
+            None => self.frozen.back_mut().map(|frozen| &mut frozen.layer),
+        }
+    }
+
+    /// Layers, newest first.
+    pub(super) fn layers(&self) -> impl Iterator<Item = &Layer> {
+        self.current.iter().chain(self.frozen.iter().rev().map(|frozen| &frozen.layer))
+    }
+
+    /// The source has everything.
+    pub(super) fn is_clean(&self) -> bool {
+        self.current.is_none() && self.frozen.is_empty()
+    }
+
+    /// Something waits for its place in the journal to be filled.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.frozen.iter().any(|frozen| frozen.place != Place::Nowhere)
+    }
+
+    /// Fails with the error of background work that nobody was told yet.
+    pub(super) fn report(&mut self) -> Result<(), VfsError> {
+        self.error.take().map_or(Ok(()), Err)
+    }
+}
+
+/// What a file in use shows instead of what the source says.
+#[derive(Clone, Copy)]
+pub(super) struct Shown {
+    pub size: u64,
+    pub mtime_ns: i64,
+    pub changed_ns: i64,
+}
+
+impl Shown {
+    fn of(layer: &Layer) -> Self {
+        Self { size: layer.size, mtime_ns: layer.mtime_ns, changed_ns: layer.changed_ns }
+    }
+
+    /// Puts what is shown in the place of what the source says.
+    pub(super) fn apply(&self, node: &mut Node) {
+        node.size = self.size;
+        node.mtime_ns = self.mtime_ns;
+        node.ctime_ns = node.ctime_ns.max(self.changed_ns);
+    }
+}
+
+/// The files in use.
+#[derive(Default)]
+pub(super) struct Table {
+    inodes: Mutex<HashMap<Ino, Arc<Inode>>>,
+    /// Numbers of handles.
+    handles: AtomicU64,
+}
+
+/// Keeps an inode in the table.
+pub(super) struct Pin {
+    inode: Arc<Inode>,
+    table: Arc<Table>,
+}
+
+impl std::ops::Deref for Pin {
+    type Target = Arc<Inode>;
+    fn deref(&self) -> &Arc<Inode> {
+        &self.inode
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.table.unpin(&self.inode);
+    }
+}
+
+impl Table {
+    /// A number that no handle had before.
+    pub(super) fn next_handle(&self) -> u64 {
+        self.handles.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The inode, entered if it is not there.
+    pub(super) fn pin(self: &Arc<Self>, folder: &Arc<Mounted>, local: u64, keg: KegId) -> Pin {
+        let ino = folder.ino(local);
+        let mut inodes = self.inodes.lock();
+        let inode = inodes.entry(ino).or_insert_with(|| {
+            Arc::new(Inode {
+                ino,
+                local,
+                keg,
+                folder: folder.clone(),
+                state: Mutex::default(),
+                settled: Condvar::new(),
+                map: Mutex::default(),
+                bare: AtomicBool::new(false),
+                pins: AtomicUsize::new(0),
+            })
+        });
+        inode.pins.fetch_add(1, Ordering::Relaxed);
+        Pin { inode: inode.clone(), table: self.clone() }
+    }
+
+    fn unpin(&self, inode: &Arc<Inode>) {
+        let mut inodes = self.inodes.lock();
+        let last = inode.pins.fetch_sub(1, Ordering::Relaxed) == 1;
+        let dropped = if last { Self::tidy_locked(&mut inodes, inode) } else { None };
+        drop(inodes);
+        drop(dropped);
+    }
+
+    /// Takes the inode out of the table if nobody needs it there.
+    pub(super) fn tidy(&self, inode: &Arc<Inode>) {
+        let mut inodes = self.inodes.lock();
+        let dropped = Self::tidy_locked(&mut inodes, inode);
+        drop(inodes);
+        drop(dropped);
+    }
+
+    /// Returns what is to be dropped outside of the lock.
+    fn tidy_locked(
+        inodes: &mut HashMap<Ino, Arc<Inode>>,
+        inode: &Arc<Inode>,
+    ) -> Option<(Arc<Inode>, Option<Layer>, Vec<Frozen>)> {
+        if inode.pins.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
+        let mut state = inode.state.lock();
+        if !state.is_clean() && !state.unlinked || state.is_waiting() {
+            return None;
+        }
+        // Nobody can read an unlinked file without a handle.
+        let (layer, frozen) = (state.current.take(), state.frozen.drain(..).collect());
+        drop(state);
+        inodes.remove(&inode.ino).map(|inode| (inode, layer, frozen))
+    }
+
+    /// The inode if it is in use.
+    pub(super) fn get(&self, ino: Ino) -> Option<Arc<Inode>> {
+        self.inodes.lock().get(&ino).cloned()
+    }
+
+    /// All inodes in use.
+    pub(super) fn all(&self) -> Vec<Arc<Inode>> {
+        self.inodes.lock().values().cloned().collect()
+    }
+
+    /// Drops all content that is in memory.
+    pub(super) fn wipe(&self) {
+        for inode in self.all() {
+            let mut state = inode.state.lock();
+            let dropped: (_, Vec<_>) = (state.current.take(), state.frozen.drain(..).collect());
+            drop(state);
+            drop(dropped);
+            inode.map.lock().forget();
+            inode.settled.notify_all();
+        }
+    }
+
+    /// What the inode shows instead of what the source says, if anything.
+    pub(super) fn shown(&self, ino: Ino) -> Option<Shown> {
+        let inode = self.get(ino)?;
+        let state = inode.state.lock();
+        state.top().map(Shown::of)
+    }
+
+    /// [`Table::shown`] of all inodes.
+    pub(super) fn all_shown(&self) -> HashMap<Ino, Shown> {
+        let mut shown = HashMap::new();
+        for inode in self.all() {
+            let state = inode.state.lock();
+            if let Some(layer) = state.top() {
+                shown.insert(inode.ino, Shown::of(layer));
+            }
+        }
+        shown
+    }
+}

@@ -1,0 +1,54 @@
+//! The mounted view: inodes, handles, reading, writing, roles as permissions (DESIGN §4, §5).
+//!
+//! Synchronous, and usable from any number of threads. Knows neither fuser nor errno numbers, neither SQL nor network:
+//! below it is a [`FolderSource`], above it is whoever serves a kernel or a test.
+//!
+//! | file | what it does to the data |
+//! |---|---|
+//! | `names`, `dirs`, `attrs` | the tree, straight from the source, with unsealed sizes put in |
+//! | `files` → `layer` → `buffer` | takes written bytes into memory |
+//! | `flush` → `block` → `sealer` | memory → sealed blobs in the spool → a change in the journal |
+//! | `read` → `segments`, `extents`, `prefetch` | journal and blobs → opened segments → the reader |
+//!
+//! Locks, in the order in which they may be taken: a folder's `names`; the table of inodes; one inode's `state`; then
+//! any of the leaves (extent map, budget, segment cache, queues). Nothing waits for the network under a lock, and the
+//! notifier is called under none.
+
+mod attrs;
+mod block;
+mod buffer;
+mod core;
+mod dirs;
+mod error;
+mod extents;
+mod files;
+mod flush;
+mod handles;
+mod inode;
+mod layer;
+mod memory;
+mod mounted;
+mod names;
+mod pool;
+mod prefetch;
+mod read;
+mod sealer;
+mod segments;
+mod source;
+mod types;
+#[path = "vfs.rs"]
+mod view;
+
+/// What an inode is; part of [`Attr`], so that callers need not know the formats.
+pub use crate::format::NodeKind;
+pub use error::{ReadOnlyReason, VfsError};
+pub use memory::{Faults, MemoryFolder};
+pub use source::{FolderSource, Listed, OnChange, Progress, Slot, SourceChange};
+pub use types::{
+    Allocate, Attr, Caller, DirEntry, Entry, Ino, Notifier, OpenMode, Opened, ReadDone, RenameMode, SetAttr, SetTime,
+    StatFs, SyncDone, VfsOptions, XattrMode,
+};
+pub use view::Vfs;
+
+/// Inode number of the mount's root.
+pub const ROOT: Ino = 1;

@@ -1,0 +1,124 @@
+//! One folder in a mount: its number, its write permission, the translation of inode numbers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::format::{BlobId, KegId, NodeKind};
+use crate::keg::{Node, ROOT_INO};
+
+use super::{Attr, FolderSource, Ino, ReadOnlyReason, VfsError, VfsOptions};
+
+/// Bits of an inode number that are the folder's own.
+const LOCAL_BITS: u32 = 40;
+/// Kernel validity while the server's push tells of every change. An hour would do as well; a minute bounds the harm of
+/// a lost notification.
+const TTL_ONLINE: Duration = Duration::from_secs(60);
+/// Without push, somebody else's changes arrive by polling: then the kernel asks again soon.
+const TTL_OFFLINE: Duration = Duration::from_secs(1);
+
+/// A folder and its place in the mount.
+pub(super) struct Mounted {
+    pub source: Arc<dyn FolderSource>,
+    /// 0 when it is the whole mount.
+    index: u64,
+    /// Taken from looking whether a name is free until the operation is queued. Order: this lock, then the inode
+    /// table, then one inode's state; nothing is asked of the network under any of them.
+    pub names: Mutex<()>,
+    gone: AtomicBool,
+    /// Counts changes made by others: an answer that was collected while it moved is not to be cached.
+    pub foreign: AtomicU64,
+    /// Counts content changes that have moved from memory to the source.
+    pub fills: AtomicU64,
+    /// Blobs spooled since the last sync.
+    pub unsynced: Mutex<Vec<BlobId>>,
+}
+
+impl Mounted {
+    pub(super) fn new(source: Arc<dyn FolderSource>, index: u64) -> Arc<Self> {
+        Arc::new(Self {
+            source,
+            index,
+            names: Mutex::new(()),
+            gone: AtomicBool::new(false),
+            foreign: AtomicU64::new(0),
+            fills: AtomicU64::new(0),
+            unsynced: Mutex::default(),
+        })
+    }
+
+    /// The mount's number of a node.
+    pub(super) fn ino(&self, local: u64) -> Ino {
+        self.index << LOCAL_BITS | local
+    }
+
+    /// Number of the folder's root.
+    pub(super) fn root(&self) -> Ino {
+        self.ino(ROOT_INO)
+    }
+
+    /// Folder index and the folder's own number.
+    pub(super) fn split(ino: Ino) -> (u64, u64) {
+        (ino >> LOCAL_BITS, ino & ((1 << LOCAL_BITS) - 1))
+    }
+
+    /// Nothing is answered from now on.
+    pub(super) fn leave(&self) {
+        self.gone.store(true, Ordering::Release);
+    }
+
+    /// The user may see the folder.
+    pub(super) fn readable(&self) -> Result<(), VfsError> {
+        if self.gone.load(Ordering::Acquire) || self.source.role().is_none() { Err(VfsError::Gone) } else { Ok(()) }
+    }
+
+    /// The user may change the folder.
+    pub(super) fn writable(&self) -> Result<(), VfsError> {
+        if self.gone.load(Ordering::Acquire) {
+            return Err(VfsError::Gone);
+        }
+        match self.source.role() {
+            None => Err(VfsError::Gone),
+            Some(_) if self.source.frozen() => Err(VfsError::ReadOnly(ReadOnlyReason::Frozen)),
+            Some(role) if !role.writes() => Err(VfsError::ReadOnly(ReadOnlyReason::Role(role))),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// How long the kernel may believe an answer.
+    pub(super) fn ttl(&self) -> Duration {
+        if self.source.online() { TTL_ONLINE } else { TTL_OFFLINE }
+    }
+
+    /// What the mount shows of a node.
+    pub(super) fn attr(&self, node: &Node, writable: bool, options: &VfsOptions) -> Attr {
+        let (uid, gid) = if options.owners_stored { (node.uid, node.gid) } else { (options.uid, options.gid) };
+        Attr {
+            ino: self.ino(node.ino),
+            kind: node.kind,
+            mode: if writable { node.mode } else { node.mode & !0o222 },
+            nlink: node.nlink,
+            uid,
+            gid,
+            rdev: node.rdev,
+            size: node.size,
+            blocks: if node.kind == NodeKind::File { node.size.div_ceil(512) } else { 0 },
+            atime_ns: node.atime_ns,
+            mtime_ns: node.mtime_ns,
+            ctime_ns: node.ctime_ns,
+            btime_ns: node.btime_ns,
+        }
+    }
+}
+
+/// A fresh id for a new keg.
+pub(super) fn fresh_keg() -> KegId {
+    loop {
+        let keg = KegId(crate::sys::random::array());
+        if keg != KegId::ROOT {
+            return keg;
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The folder beneath the vfs: its tree, its journal, its ciphertext, its connection.
+//!
+//! A port: the vfs asks for what it needs and knows neither SQL nor network. `sync::Folder` is the real one;
+//! [`MemoryFolder`](super::MemoryFolder) is the twin in memory, with faults to order.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::format::{BlobId, DeviceId, Extent, KegId, Op, OpKind, Role};
+use crate::keg::Node;
+
+use super::VfsError;
+
+/// One name of a directory and the node it names.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// The name.
+    pub name: Vec<u8>,
+    /// Position in the listing; at least 2.
+    pub cookie: u64,
+    /// What it names.
+    pub node: Node,
+}
+
+/// A place in the journal's order, held for a change of content whose bytes are still being sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot(pub u64);
+
+/// A change that the local user did not make. Inode numbers are the folder's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceChange {
+    /// Attributes.
+    Attr(u64),
+    /// Content, and with it attributes.
+    Content(u64),
+    /// A name.
+    Entry {
+        /// The directory.
+        parent: u64,
+        /// The name.
+        name: Vec<u8>,
+    },
+}
+
+/// Called with changes that others made.
+pub type OnChange = Box<dyn Fn(&[SourceChange]) + Send + Sync>;
+
+/// How far the newest change of a node has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Waits in the journal.
+    Journaled,
+    /// The server has sequenced it.
+    OnServer,
+}
+
+/// One shared folder as the vfs sees it. All methods may be called from any thread; those without a deadline answer
+/// from local state. The tree is the mounted view: confirmed state with pending work applied on top.
+pub trait FolderSource: Send + Sync + 'static {
+    /// The node with this number, removed ones included.
+    fn node(&self, ino: u64) -> Result<Option<Node>, VfsError>;
+    /// The node under a name of the directory `parent`.
+    fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<Node>, VfsError>;
+    /// Names of a directory with cookies above `after`, ascending, at most `limit`.
+    fn list(&self, directory: u64, after: u64, limit: usize) -> Result<Vec<Listed>, VfsError>;
+    /// The directory that a directory is in; the root is in itself.
+    fn parent(&self, directory: u64) -> Result<u64, VfsError>;
+    /// Extents that meet `[offset, offset + len)`, ascending; gaps are holes.
+    fn extents(&self, ino: u64, offset: u64, len: u64) -> Result<Vec<Extent>, VfsError>;
+    /// An extended attribute.
+    fn xattr(&self, ino: u64, name: &[u8]) -> Result<Option<Vec<u8>>, VfsError>;
+    /// The names of all extended attributes.
+    fn xattrs(&self, ino: u64) -> Result<Vec<Vec<u8>>, VfsError>;
+    /// Bytes of all files, number of nodes.
+    fn usage(&self) -> Result<(u64, u64), VfsError>;
+
+    /// Position of the newest confirmed entry: the base of what is done now.
+    fn head(&self) -> u64;
+    /// Applies an operation of the local user and queues it, at the present base.
+    fn submit(&self, kind: OpKind, at_ns: i64) -> Result<(), VfsError>;
+    /// Takes the next place in the queue for a change of content of `keg`.
+    fn reserve(&self, keg: &KegId) -> Result<Slot, VfsError>;
+    /// Fills the place with the change, or gives it up. An error uses the place up, too.
+    fn fill(&self, slot: Slot, op: Option<Op>) -> Result<(), VfsError>;
+    /// Returns when everything queued before is filled and in the journal; `durable`: and survives a power cut.
+    fn flush(&self, durable: bool, deadline: Instant) -> Result<(), VfsError>;
+
+    /// Stores a sealed blob until the server has it.
+    ///
+    /// # Errors
+    /// [`VfsError::NoSpace`] when the disk is full; nothing is stored then.
+    fn spool(&self, blob: &BlobId, bytes: &[u8]) -> Result<(), VfsError>;
+    /// Makes spooled blobs survive a power cut.
+    fn sync_spool(&self, blobs: &[BlobId]) -> Result<(), VfsError>;
+    /// A blob that was spooled and to which nothing will ever refer.
+    fn discard(&self, blob: &BlobId) -> Result<(), VfsError>;
+    /// Fills `out` with the blob's bytes from `offset`, if they are stored here; `false` if not.
+    fn read_local(&self, blob: &BlobId, offset: u64, out: &mut [u8]) -> Result<bool, VfsError>;
+    /// The whole blob is stored here.
+    fn has_local(&self, blob: &BlobId) -> bool;
+    /// Bytes of the blob, verified against its id: of `range`, or of the whole blob, which is then stored here too.
+    fn fetch(&self, blob: &BlobId, range: Option<Range<u64>>, deadline: Instant) -> Result<Bytes, VfsError>;
+
+    /// Subscribed to the server's push: what is cached will be told when it changes.
+    fn online(&self) -> bool;
+    /// The user's role; `None`: a member no more.
+    fn role(&self) -> Option<Role>;
+    /// The server was caught misbehaving: nothing may be written.
+    fn frozen(&self) -> bool;
+    /// The folder's name.
+    fn name(&self) -> String;
+    /// This device.
+    fn device(&self) -> DeviceId;
+    /// How people call a device: `alice's laptop`.
+    fn label(&self, device: &DeviceId) -> Option<String>;
+    /// How far the newest change of a node has come.
+    fn progress(&self, ino: u64) -> Result<Progress, VfsError>;
+    /// Calls back after every change that others made, with no lock held.
+    fn on_change(&self, callback: OnChange);
+}
