@@ -1,0 +1,104 @@
+//! What a server is started with.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How connections are protected.
+#[derive(Clone, Debug)]
+pub enum Tls {
+    /// Not at all: only on a loopback address.
+    Off,
+    /// With a certificate chain and its key, PEM files.
+    Files {
+        /// The chain, leaf first.
+        cert: PathBuf,
+        /// Its private key.
+        key: PathBuf,
+    },
+    /// With a certificate that the server makes for itself once and keeps in the data directory.
+    SelfSigned,
+}
+
+/// Everything that can be chosen. [`Config::new`] has the values that `kegd` uses when nothing is said.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where everything is kept.
+    pub data: PathBuf,
+    /// Where to listen; port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// The name that devices know the server by and bind their logins to: the host in the URL that clients use. The
+    /// listening IP address when `None`.
+    pub name: Option<String>,
+    /// Protection of connections.
+    pub tls: Tls,
+    /// Bounds of what clients may do.
+    pub limits: Limits,
+}
+
+/// Bounds of what clients may do. Generous: they stop abuse, not use.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Registrations with the code that the first start prints.
+    pub first_invite_uses: u32,
+    /// Bytes of blobs in the folders that one account owns.
+    pub quota_bytes: u64,
+    /// Requests a second of one account in the long run. A client that reads a large tree makes a few hundred.
+    pub requests_per_sec: u32,
+    /// Requests that one account may make at once after a pause.
+    pub request_burst: u32,
+    /// Requests without a valid token a second from one address (registering, logging in, wrong tokens).
+    pub anonymous_per_sec: u32,
+    /// The same at once after a pause.
+    pub anonymous_burst: u32,
+    /// Uploads of all accounts under way at once. Each holds a file and up to 1 MiB.
+    pub uploads: usize,
+    /// Uploads of one account under way at once.
+    pub uploads_per_account: usize,
+    /// Event streams of one account at once.
+    pub streams_per_account: usize,
+    /// Connections at once.
+    pub connections: usize,
+    /// How long the head of a request may take.
+    pub header_time: Duration,
+    /// How long a request may stand still, sending or receiving.
+    pub idle_time: Duration,
+    /// How long the body of a request may take in all.
+    pub body_time: Duration,
+    /// How long requests under way may take to finish when the server stops.
+    pub stop_time: Duration,
+}
+
+impl Config {
+    /// A server with its data in `data` on a loopback port that the system chooses.
+    pub fn new(data: PathBuf) -> Self {
+        Self {
+            data,
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            name: None,
+            tls: Tls::Off,
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            first_invite_uses: 100,
+            quota_bytes: 1 << 40,
+            requests_per_sec: 2000,
+            request_burst: 10_000,
+            anonymous_per_sec: 100,
+            anonymous_burst: 1000,
+            uploads: 256,
+            uploads_per_account: 32,
+            streams_per_account: 64,
+            connections: 10_000,
+            header_time: Duration::from_secs(15),
+            idle_time: Duration::from_secs(30),
+            body_time: Duration::from_secs(300),
+            stop_time: Duration::from_secs(10),
+        }
+    }
+}

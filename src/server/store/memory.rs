@@ -1,0 +1,266 @@
+//! The log store's twin in memory: the same promises but durability, for tests of what stands on it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use parking_lot::Mutex;
+
+use super::{BoxRow, Job, LogStore, MemberRow, Session, StoreError, Write};
+use crate::format::{AccountId, BlobId, ChainHash, DbId, DeviceId, EntryHash, Head, KeyBox};
+use crate::keyring::AuthorState;
+
+struct Device {
+    sign: [u8; 32],
+    revoked: bool,
+}
+
+#[derive(Default)]
+struct Account {
+    head: Option<Head>,
+    entries: Vec<Vec<u8>>,
+}
+
+#[derive(Default)]
+struct Db {
+    entries: Vec<(EntryHash, ChainHash, Vec<u8>)>,
+    payer: Option<AccountId>,
+    standing: Option<Vec<u8>>,
+    authors: HashMap<DeviceId, AuthorState>,
+    boxes: BTreeMap<u64, Vec<(KeyBox, [u8; 32])>>,
+    members: BTreeMap<AccountId, MemberRow>,
+    blobs: BTreeMap<BlobId, u64>,
+    released: BTreeMap<BlobId, u64>,
+}
+
+impl Db {
+    fn head(&self) -> Option<Head> {
+        self.entries.last().map(|(_, chain, _)| Head { seq: self.entries.len() as u64, chain: *chain })
+    }
+}
+
+#[derive(Default)]
+struct Held {
+    accounts: BTreeMap<AccountId, Account>,
+    devices: BTreeMap<(AccountId, DeviceId), Device>,
+    invites: BTreeMap<[u8; 32], u32>,
+    sessions: BTreeMap<[u8; 32], Session>,
+    dbs: BTreeMap<DbId, Db>,
+}
+
+impl Held {
+    /// Whether what `write` expects is so.
+    fn expected(&self, write: &Write) -> Result<(), StoreError> {
+        let (holds, what) = match write {
+            Write::AccountEntry { account, head, .. } => {
+                let last = self.accounts.get(account).and_then(|account| account.head).map_or(0, |head| head.seq);
+                (last + 1 == head.seq, "account log")
+            }
+            Write::SpendInvite { hash } => (self.invites.get(hash).is_some_and(|uses| *uses > 0), "invite"),
+            Write::AddSession { session, .. } => {
+                let device = self.devices.get(&(session.account, session.device));
+                (device.is_some_and(|device| !device.revoked), "device")
+            }
+            Write::Entry { db, head, .. } => {
+                let last = self.dbs.get(db).and_then(Db::head).map_or(0, |head| head.seq);
+                (last + 1 == head.seq, "folder log")
+            }
+            Write::ExpectEntry { db, hash } => {
+                let stored = |db: &Db| db.entries.iter().any(|(stored, ..)| stored == hash);
+                (self.dbs.get(db).is_some_and(stored), "entry")
+            }
+            _ => (true, ""),
+        };
+        if holds { Ok(()) } else { Err(StoreError::Outdated(what)) }
+    }
+
+    fn apply(&mut self, write: Write) {
+        match write {
+            Write::AccountEntry { account, head, bytes } => {
+                let account = self.accounts.entry(account).or_default();
+                account.head = Some(head);
+                account.entries.push(bytes);
+            }
+            Write::AddDevice { account, device, sign } => {
+                self.devices.entry((account, device)).or_insert(Device { sign, revoked: false });
+            }
+            Write::RevokeDevice { account, device } => {
+                if let Some(known) = self.devices.get_mut(&(account, device)) {
+                    known.revoked = true;
+                }
+                self.sessions.retain(|_, session| (session.account, session.device) != (account, device));
+            }
+            Write::AddInvite { hash, uses } => {
+                self.invites.insert(hash, uses);
+            }
+            Write::SpendInvite { hash } => {
+                if let Some(uses) = self.invites.get_mut(&hash) {
+                    *uses -= 1;
+                }
+            }
+            Write::AddSession { hash, session } => {
+                self.sessions.insert(hash, session);
+            }
+            Write::ForgetSessions { before_ms } => self.sessions.retain(|_, session| session.expires_ms >= before_ms),
+            Write::Entry { db, head, hash, bytes } => {
+                self.dbs.entry(db).or_default().entries.push((hash, head.chain, bytes));
+            }
+            Write::ExpectEntry { .. } => {}
+            Write::Boxes { db, seq, boxes } => {
+                self.dbs.entry(db).or_default().boxes.insert(seq, boxes);
+            }
+            Write::Member { db, account, row: Some(row) } => {
+                self.dbs.entry(db).or_default().members.insert(account, row);
+            }
+            Write::Member { db, account, row: None } => {
+                self.dbs.entry(db).or_default().members.remove(&account);
+            }
+            Write::Payer { db, account } => self.dbs.entry(db).or_default().payer = Some(account),
+            Write::Author { db, device, last } => {
+                self.dbs.entry(db).or_default().authors.insert(device, last);
+            }
+            Write::Standing { db, bytes } => self.dbs.entry(db).or_default().standing = Some(bytes),
+            Write::Blob { db, blob } => {
+                self.dbs.entry(db).or_default().blobs.entry(blob.id).or_insert(blob.size_bytes);
+            }
+            Write::Release { db, blob, seq } => {
+                self.dbs.entry(db).or_default().released.insert(blob, seq);
+            }
+        }
+    }
+}
+
+/// Logs in memory.
+#[derive(Default)]
+pub struct MemoryStore(Mutex<Held>);
+
+/// Position of the entry with this sequence number.
+fn index(seq: u64) -> Option<usize> {
+    usize::try_from(seq.checked_sub(1)?).ok()
+}
+
+impl MemoryStore {
+    fn of<T>(&self, db: &DbId, read: impl FnOnce(&Db) -> Option<T>) -> Option<T> {
+        self.0.lock().dbs.get(db).and_then(read)
+    }
+}
+
+impl LogStore for MemoryStore {
+    fn commit(&self, jobs: &[Job]) -> Result<Vec<Result<(), StoreError>>, StoreError> {
+        let mut held = self.0.lock();
+        let mut results = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            // No job has a write that expects what another write of the same job does.
+            let expected = job.iter().try_for_each(|write| held.expected(write));
+            if expected.is_ok() {
+                job.iter().for_each(|write| held.apply(write.clone()));
+            }
+            results.push(expected);
+        }
+        Ok(results)
+    }
+
+    fn account_head(&self, account: &AccountId) -> Result<Option<Head>, StoreError> {
+        Ok(self.0.lock().accounts.get(account).and_then(|account| account.head))
+    }
+
+    fn account_entries(&self, account: &AccountId, after: u64, limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
+        let held = self.0.lock();
+        let entries = held.accounts.get(account).map_or(&[][..], |account| &account.entries);
+        let skip = usize::try_from(after).unwrap_or(usize::MAX);
+        Ok(entries.iter().skip(skip).take(limit).cloned().collect())
+    }
+
+    fn device_key(&self, account: &AccountId, device: &DeviceId) -> Result<Option<[u8; 32]>, StoreError> {
+        let held = self.0.lock();
+        let device = held.devices.get(&(*account, *device)).filter(|device| !device.revoked);
+        Ok(device.map(|device| device.sign))
+    }
+
+    fn session(&self, hash: &[u8; 32]) -> Result<Option<Session>, StoreError> {
+        Ok(self.0.lock().sessions.get(hash).copied())
+    }
+
+    fn has_invites(&self) -> Result<bool, StoreError> {
+        Ok(!self.0.lock().invites.is_empty())
+    }
+
+    fn head(&self, db: &DbId) -> Result<Option<Head>, StoreError> {
+        Ok(self.of(db, Db::head))
+    }
+
+    fn chain_at(&self, db: &DbId, seq: u64) -> Result<Option<ChainHash>, StoreError> {
+        Ok(self.of(db, |db| db.entries.get(index(seq)?).map(|(_, chain, _)| *chain)))
+    }
+
+    fn seq_of(&self, db: &DbId, hash: &EntryHash) -> Result<Option<u64>, StoreError> {
+        let position = self.of(db, |db| db.entries.iter().position(|(stored, ..)| stored == hash));
+        Ok(position.map(|at| at as u64 + 1))
+    }
+
+    fn entries(&self, db: &DbId, after: u64, max_bytes: usize) -> Result<Vec<Vec<u8>>, StoreError> {
+        let found = self.of(db, |db| {
+            let (mut entries, mut room) = (Vec::<Vec<u8>>::new(), max_bytes);
+            for (_, _, bytes) in db.entries.iter().skip(usize::try_from(after).unwrap_or(usize::MAX)) {
+                if bytes.len() > room && !entries.is_empty() {
+                    break;
+                }
+                room = room.saturating_sub(bytes.len());
+                entries.push(bytes.clone());
+            }
+            Some(entries)
+        });
+        Ok(found.unwrap_or_default())
+    }
+
+    fn member_box(&self, db: &DbId, seq: u64, account: &AccountId) -> Result<Option<BoxRow>, StoreError> {
+        Ok(self.of(db, |db| {
+            let boxes = db.boxes.get(&seq)?;
+            let at = boxes.iter().position(|(key_box, _)| key_box.account == *account)?;
+            Some(BoxRow { key_box: boxes[at].0.clone(), index: u32::try_from(at).ok()? })
+        }))
+    }
+
+    fn leaves(&self, db: &DbId, seq: u64) -> Result<Vec<[u8; 32]>, StoreError> {
+        let leaves = self.of(db, |db| Some(db.boxes.get(&seq)?.iter().map(|(_, leaf)| *leaf).collect()));
+        Ok(leaves.unwrap_or_default())
+    }
+
+    fn member(&self, db: &DbId, account: &AccountId) -> Result<Option<MemberRow>, StoreError> {
+        Ok(self.of(db, |db| db.members.get(account).copied()))
+    }
+
+    fn members(&self, db: &DbId) -> Result<Vec<(AccountId, MemberRow)>, StoreError> {
+        let members = self.of(db, |db| Some(db.members.iter().map(|(account, row)| (*account, *row)).collect()));
+        Ok(members.unwrap_or_default())
+    }
+
+    fn dbs_of(&self, account: &AccountId) -> Result<Vec<(DbId, u64, MemberRow)>, StoreError> {
+        let held = self.0.lock();
+        let of_account = held.dbs.iter().filter_map(|(id, db)| {
+            let row = db.members.get(account)?;
+            Some((*id, db.entries.len() as u64, *row))
+        });
+        Ok(of_account.collect())
+    }
+
+    fn standing(&self, db: &DbId) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.of(db, |db| db.standing.clone()))
+    }
+
+    fn authors(&self, db: &DbId) -> Result<HashMap<DeviceId, AuthorState>, StoreError> {
+        Ok(self.of(db, |db| Some(db.authors.clone())).unwrap_or_default())
+    }
+
+    fn payer(&self, db: &DbId) -> Result<Option<AccountId>, StoreError> {
+        Ok(self.of(db, |db| db.payer))
+    }
+
+    fn usage(&self, payer: &AccountId) -> Result<u64, StoreError> {
+        let held = self.0.lock();
+        let paid = held.dbs.values().filter(|db| db.payer == Some(*payer));
+        Ok(paid.flat_map(|db| db.blobs.values()).sum())
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}

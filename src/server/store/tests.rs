@@ -1,0 +1,173 @@
+//! What every log store promises, on both.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use super::*;
+
+const DB: DbId = DbId([1; 32]);
+const ALICE: AccountId = AccountId([0xa; 32]);
+const BOB: AccountId = AccountId([0xb; 32]);
+const LAPTOP: DeviceId = DeviceId([0x1a; 32]);
+
+fn on_every_store(check: impl Fn(&dyn LogStore)) {
+    let dir = tempfile::tempdir().unwrap();
+    check(&SqliteStore::open(&dir.path().join("log.db")).unwrap());
+    check(&MemoryStore::default());
+}
+
+fn at(seq: u64) -> Head {
+    Head { seq, chain: ChainHash([seq as u8; 32]) }
+}
+
+fn entry(seq: u64, len: usize) -> Write {
+    Write::Entry { db: DB, head: at(seq), hash: EntryHash([0x40 + seq as u8; 32]), bytes: vec![seq as u8; len] }
+}
+
+fn member(account: AccountId, role: Role) -> Write {
+    Write::Member { db: DB, account, row: Some(MemberRow { role, expires_ms: None }) }
+}
+
+fn done(store: &dyn LogStore, job: Job) {
+    store.commit(&[job]).unwrap().remove(0).unwrap();
+}
+
+#[test]
+fn a_job_that_does_not_fit_changes_nothing_and_the_others_stand() {
+    on_every_store(|store| {
+        let results = store
+            .commit(&[
+                vec![entry(1, 3), member(ALICE, Role::Owner)],
+                vec![member(BOB, Role::Viewer), entry(3, 3)],
+                vec![Write::ExpectEntry { db: DB, hash: EntryHash([0x42; 32]) }],
+                vec![entry(2, 3)],
+                vec![entry(2, 3)],
+                vec![Write::ExpectEntry { db: DB, hash: EntryHash([0x42; 32]) }],
+            ])
+            .unwrap();
+        let stood: Vec<bool> = results.iter().map(Result::is_ok).collect();
+        assert_eq!(stood, [true, false, false, true, false, true]);
+        assert_eq!(store.head(&DB).unwrap(), Some(at(2)));
+        assert!(store.member(&DB, &BOB).unwrap().is_none());
+        assert_eq!(store.member(&DB, &ALICE).unwrap().unwrap().role, Role::Owner);
+        assert_eq!(store.chain_at(&DB, 2).unwrap(), Some(at(2).chain));
+        assert_eq!((store.chain_at(&DB, 0).unwrap(), store.chain_at(&DB, 3).unwrap()), (None, None));
+        assert_eq!(store.seq_of(&DB, &EntryHash([0x42; 32])).unwrap(), Some(2));
+        assert_eq!(store.seq_of(&DbId([9; 32]), &EntryHash([0x42; 32])).unwrap(), None);
+    });
+}
+
+#[test]
+fn entries_come_in_order_within_the_bytes_asked_for_but_at_least_one() {
+    on_every_store(|store| {
+        (1..=4).for_each(|seq| done(store, vec![entry(seq, 10)]));
+        let lens = |after, max| store.entries(&DB, after, max).unwrap().iter().map(|e| e[0]).collect::<Vec<_>>();
+        assert_eq!(lens(0, 1000), [1, 2, 3, 4]);
+        assert_eq!(lens(1, 20), [2, 3]);
+        assert_eq!(lens(1, 29), [2, 3]);
+        assert_eq!(lens(2, 1), [3]);
+        assert!(lens(4, 1000).is_empty() && lens(u64::MAX, 1000).is_empty());
+    });
+}
+
+#[test]
+fn account_logs_grow_by_one_and_revoked_devices_have_no_key_and_no_session() {
+    on_every_store(|store| {
+        let append = |seq| Write::AccountEntry { account: ALICE, head: at(seq), bytes: vec![seq as u8] };
+        done(store, vec![append(1), Write::AddDevice { account: ALICE, device: LAPTOP, sign: [7; 32] }]);
+        assert!(store.commit(&[vec![append(1)]]).unwrap().remove(0).is_err());
+        assert!(store.commit(&[vec![append(3)]]).unwrap().remove(0).is_err());
+        done(store, vec![append(2)]);
+        assert_eq!(store.account_head(&ALICE).unwrap(), Some(at(2)));
+        assert_eq!(store.account_entries(&ALICE, 0, 1).unwrap(), [vec![1]]);
+        assert_eq!(store.account_entries(&ALICE, 1, 9).unwrap(), [vec![2]]);
+        assert_eq!(store.device_key(&ALICE, &LAPTOP).unwrap(), Some([7; 32]));
+        assert_eq!(store.device_key(&BOB, &LAPTOP).unwrap(), None);
+
+        let session = Session { account: ALICE, device: LAPTOP, expires_ms: 100 };
+        let add = |hash, session| vec![Write::AddSession { hash, session }];
+        done(store, add([1; 32], session));
+        done(store, add([2; 32], Session { expires_ms: 200, ..session }));
+        assert!(store.commit(&[add([3; 32], Session { account: BOB, ..session })]).unwrap().remove(0).is_err());
+        done(store, vec![Write::ForgetSessions { before_ms: 150 }]);
+        assert_eq!(store.session(&[1; 32]).unwrap(), None);
+        assert_eq!(store.session(&[2; 32]).unwrap().unwrap().device, LAPTOP);
+        // Somebody else who names the same device revokes nothing here.
+        let theirs = Write::AddDevice { account: BOB, device: LAPTOP, sign: [8; 32] };
+        done(store, vec![theirs, Write::RevokeDevice { account: BOB, device: LAPTOP }]);
+        assert!(store.session(&[2; 32]).unwrap().is_some());
+        assert_eq!(store.device_key(&ALICE, &LAPTOP).unwrap(), Some([7; 32]));
+        done(store, vec![Write::RevokeDevice { account: ALICE, device: LAPTOP }]);
+        assert_eq!(store.session(&[2; 32]).unwrap(), None);
+        assert_eq!(store.device_key(&ALICE, &LAPTOP).unwrap(), None);
+        assert!(store.commit(&[add([4; 32], session)]).unwrap().remove(0).is_err());
+    });
+}
+
+#[test]
+fn an_invite_is_good_for_its_uses_and_no_more() {
+    on_every_store(|store| {
+        assert!(!store.has_invites().unwrap());
+        done(store, vec![Write::AddInvite { hash: [5; 32], uses: 2 }]);
+        let spend = |hash| store.commit(&[vec![Write::SpendInvite { hash }]]).unwrap().remove(0).is_ok();
+        assert_eq!([spend([5; 32]), spend([6; 32]), spend([5; 32]), spend([5; 32])], [true, false, true, false]);
+        assert!(store.has_invites().unwrap());
+    });
+}
+
+#[test]
+fn members_boxes_and_standing_are_found_again() {
+    on_every_store(|store| {
+        let key_box = |account| KeyBox { account, generation: 3, sealed: vec![account.0[0]; 5] };
+        let boxes = vec![(key_box(ALICE), [1; 32]), (key_box(BOB), [2; 32])];
+        let guest = MemberRow { role: Role::GuestEditor, expires_ms: Some(50) };
+        done(
+            store,
+            vec![
+                entry(1, 1),
+                Write::Boxes { db: DB, seq: 1, boxes },
+                member(ALICE, Role::Admin),
+                Write::Member { db: DB, account: BOB, row: Some(guest) },
+                Write::Standing { db: DB, bytes: vec![8] },
+                Write::Standing { db: DB, bytes: vec![9] },
+                Write::Author {
+                    db: DB,
+                    device: LAPTOP,
+                    last: AuthorState { counter: 4, previous: EntryHash([4; 32]) },
+                },
+            ],
+        );
+        let found = store.member_box(&DB, 1, &BOB).unwrap().unwrap();
+        assert_eq!((found.key_box, found.index), (key_box(BOB), 1));
+        assert!(store.member_box(&DB, 2, &BOB).unwrap().is_none());
+        assert_eq!(store.leaves(&DB, 1).unwrap(), [[1; 32], [2; 32]]);
+        assert_eq!(store.dbs_of(&BOB).unwrap(), [(DB, 1, guest)]);
+        assert_eq!(store.members(&DB).unwrap().len(), 2);
+        assert!(guest.holds(49) && !guest.holds(50));
+        assert_eq!(store.standing(&DB).unwrap().unwrap(), [9]);
+        assert_eq!(store.authors(&DB).unwrap()[&LAPTOP].counter, 4);
+        done(store, vec![Write::Member { db: DB, account: BOB, row: None }]);
+        assert!(store.dbs_of(&BOB).unwrap().is_empty() && store.member(&DB, &BOB).unwrap().is_none());
+    });
+}
+
+#[test]
+fn usage_counts_each_blob_once_for_who_pays_now() {
+    on_every_store(|store| {
+        let blob = |n: u8| Write::Blob { db: DB, blob: BlobRef { id: BlobId([n; 32]), size_bytes: 100 } };
+        done(store, vec![entry(1, 1), Write::Payer { db: DB, account: ALICE }, blob(1), blob(2), blob(1)]);
+        done(store, vec![Write::Release { db: DB, blob: BlobId([1; 32]), seq: 1 }]);
+        assert_eq!((store.usage(&ALICE).unwrap(), store.usage(&BOB).unwrap()), (200, 0));
+        done(store, vec![Write::Payer { db: DB, account: BOB }]);
+        assert_eq!((store.usage(&ALICE).unwrap(), store.usage(&BOB).unwrap()), (0, 200));
+        assert_eq!(store.payer(&DB).unwrap(), Some(BOB));
+    });
+}
+
+#[test]
+fn what_was_committed_is_there_after_opening_again_and_newer_layouts_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log.db");
+    done(&SqliteStore::open(&path).unwrap(), vec![entry(1, 1)]);
+    assert_eq!(SqliteStore::open(&path).unwrap().head(&DB).unwrap(), Some(at(1)));
+    rusqlite::Connection::open(&path).unwrap().execute_batch("PRAGMA user_version=99").unwrap();
+    assert!(matches!(SqliteStore::open(&path), Err(StoreError::Newer { found: 99, .. })));
+}
