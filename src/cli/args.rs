@@ -1,0 +1,262 @@
+//! The command line: commands, options, help.
+//!
+//! Must not do anything: parsing and the words of the help only.
+
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::format::Role;
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done
+  1  failed for a reason not listed here
+  2  wrong use of the command line
+  3  wrong passphrase
+  4  the server cannot be reached
+  5  the server refused
+  6  the mountpoint cannot be used
+  7  local data is corrupt
+  8  the disk is full
+  9  in use by something else
+
+Passphrases come from a prompt, --passphrase-file or --passphrase-fd; never from arguments or the environment.";
+
+/// A team's end-to-end encrypted shared folders as an ordinary directory.
+#[derive(Debug, Parser)]
+#[command(name = "kegfs", version, about, after_help = AFTER_HELP, disable_help_subcommand = true)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Directory of the account's local state [default: $XDG_DATA_HOME/kegfs or ~/.local/share/kegfs]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub profile: Option<PathBuf>,
+    /// Print JSON for programs
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Read the passphrase from the first line of FILE, which only you may be able to read
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "passphrase_fd")]
+    pub passphrase_file: Option<PathBuf>,
+    /// Read the passphrase from the first line of file descriptor N
+    #[arg(long, global = true, value_name = "N")]
+    pub passphrase_fd: Option<RawFd>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create the account of this profile, or show it
+    #[command(subcommand)]
+    Account(AccountCommand),
+    /// Create shared folders, or list them
+    #[command(subcommand)]
+    Folder(FolderCommand),
+    /// Add members to a folder, or list them
+    #[command(subcommand)]
+    Member(MemberCommand),
+    /// Mount a folder (or all folders, each as a directory) on an empty directory
+    Mount(MountArgs),
+    /// Unmount; waits until everything is on the server when that is reachable
+    Unmount(UnmountArgs),
+    /// Unmount everything and forget the keys
+    Lock(LockArgs),
+    /// Show mounts, folders and what is not yet on the server
+    Status,
+    /// Exchange changes with the server now
+    Sync(SyncArgs),
+    /// Manage the local cache of ciphertext
+    #[command(subcommand)]
+    Cache(CacheCommand),
+    /// The background process; started by `mount`
+    #[command(hide = true)]
+    Daemon,
+}
+
+/// `kegfs account …`
+#[derive(Debug, Subcommand)]
+pub enum AccountCommand {
+    /// Create an account on a server; this profile becomes its first device
+    Create(AccountCreate),
+    /// Show the account of this profile; the id is what others need to add you to a folder
+    Show,
+}
+
+/// `kegfs account create`
+#[derive(Debug, Clone, Args)]
+pub struct AccountCreate {
+    /// Address of the server, for example `https://kegs.example.com`
+    #[arg(long, value_name = "URL")]
+    pub server: String,
+    /// Your name, as other members see it
+    #[arg(long)]
+    pub name: String,
+    /// Name of this device, as other members see it [default: the host name]
+    #[arg(long)]
+    pub device: Option<String>,
+    /// Invite code of the server
+    #[arg(long, value_name = "CODE")]
+    pub invite: String,
+    /// Trust this certificate (PEM) for the server, besides the system's authorities
+    #[arg(long, value_name = "FILE")]
+    pub server_cert: Option<PathBuf>,
+}
+
+/// `kegfs folder …`
+#[derive(Debug, Subcommand)]
+pub enum FolderCommand {
+    /// Create a shared folder, with you as its owner
+    Create {
+        /// Its name, as all members see it
+        name: String,
+    },
+    /// List the folders you are a member of
+    List,
+}
+
+/// `kegfs member …`
+#[derive(Debug, Subcommand)]
+pub enum MemberCommand {
+    /// Add an account to a folder
+    Add {
+        /// Name or id of the folder
+        folder: String,
+        /// The account's id, as `kegfs account show` prints it
+        account: String,
+        /// What the member may do
+        #[arg(long, value_enum, default_value_t = MemberRole::Editor)]
+        role: MemberRole,
+    },
+    /// List the members of a folder
+    List {
+        /// Name or id of the folder
+        folder: String,
+    },
+}
+
+/// Roles that can be given to a new member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MemberRole {
+    /// Everything, also removing owners
+    Owner,
+    /// Manages members, reads and writes
+    Admin,
+    /// Reads and writes
+    Editor,
+    /// Reads
+    Viewer,
+}
+
+impl From<MemberRole> for Role {
+    fn from(role: MemberRole) -> Self {
+        match role {
+            MemberRole::Owner => Self::Owner,
+            MemberRole::Admin => Self::Admin,
+            MemberRole::Editor => Self::Editor,
+            MemberRole::Viewer => Self::Viewer,
+        }
+    }
+}
+
+/// `kegfs mount`
+#[derive(Debug, Args)]
+pub struct MountArgs {
+    /// Name or id of the folder; without it all folders are mounted, each as a directory
+    #[arg(value_name = "FOLDER")]
+    pub first: PathBuf,
+    /// The directory to mount on; must exist and be empty
+    #[arg(value_name = "DIR")]
+    pub second: Option<PathBuf>,
+    /// Options, separated by commas: ro, allow_other, fsync=server
+    #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
+    pub options: Vec<String>,
+}
+
+/// `kegfs unmount`
+#[derive(Debug, Args)]
+pub struct UnmountArgs {
+    /// The mountpoint
+    pub dir: PathBuf,
+    /// Detach even while files are open there; they give errors from then on
+    #[arg(long)]
+    pub force: bool,
+    /// Do not wait for the server; what it has not got yet stays in the journal
+    #[arg(long)]
+    pub no_wait: bool,
+    /// Wait this long for the server
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, conflicts_with = "no_wait")]
+    pub timeout: u64,
+}
+
+/// `kegfs lock`
+#[derive(Debug, Args)]
+pub struct LockArgs {
+    /// Detach even while files are open; they give errors from then on
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `kegfs sync`
+#[derive(Debug, Args)]
+pub struct SyncArgs {
+    /// Name or id of the folder [default: all folders]
+    pub folder: Option<String>,
+    /// Wait until everything local is on the server
+    #[arg(long)]
+    pub wait: bool,
+    /// With --wait: wait at most this long
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub timeout: u64,
+}
+
+/// `kegfs cache …`
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// Remove cached ciphertext; what is not yet on the server stays
+    Clear,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_exit_code_is_documented_in_the_help() {
+        let help = Cli::command().render_long_help().to_string();
+        for code in 0..=9 {
+            assert!(help.contains(&format!("\n  {code}  ")), "{code} in {help}");
+        }
+    }
+
+    #[test]
+    fn mount_takes_an_optional_folder_and_options() {
+        let parsed = Cli::try_parse_from(["kegfs", "mount", "acme", "/m", "-o", "ro,fsync=server"]).unwrap();
+        let Command::Mount(args) = parsed.command else { panic!() };
+        assert_eq!(args.options, ["ro", "fsync=server"]);
+        assert!(args.second.is_some());
+        assert!(Cli::try_parse_from(["kegfs", "mount"]).is_err());
+    }
+
+    #[test]
+    fn passphrases_cannot_come_from_two_places() {
+        let twice = ["kegfs", "status", "--passphrase-file", "a", "--passphrase-fd", "3"];
+        assert!(Cli::try_parse_from(twice).is_err());
+    }
+}

@@ -1,0 +1,17 @@
+//! The control socket: how a command line talks to the background process that holds the keys.
+//!
+//! Must not trust by path alone: the socket lies in a directory of mode 0700, is of mode 0600, and
+//! each side checks the other's user id.
+
+mod client;
+mod protocol;
+mod server;
+
+pub use client::Client;
+pub use protocol::{
+    FolderInfo, FolderStatus, MemberInfo, MountInfo, MountSettings, Pending, Reply, Request, Response, Status,
+};
+pub use server::{Handler, Server};
+
+/// No request is longer: a folder's name and a path fit many times.
+const MOST_LINE_BYTES: u64 = 1 << 20;

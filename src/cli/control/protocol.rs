@@ -1,0 +1,261 @@
+//! What a command line and the background process say to each other: one JSON value in a line.
+//!
+//! Must not carry secrets: no passphrase, no key, no content of files.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cli::failure::Failure;
+
+/// Asked of the background process, or of this process when none runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Request {
+    /// Mounts, folders, pending work.
+    Status,
+    /// Mount `folder`, or all folders.
+    Mount {
+        /// Name or id.
+        folder: Option<String>,
+        /// The mountpoint, absolute.
+        dir: PathBuf,
+        /// How.
+        settings: MountSettings,
+    },
+    /// Unmount.
+    Unmount {
+        /// The mountpoint, absolute.
+        dir: PathBuf,
+        /// Even while it is in use.
+        force: bool,
+        /// How long to wait for the server, in milliseconds; 0: not at all.
+        wait_ms: u64,
+    },
+    /// Unmount everything and end.
+    Lock {
+        /// Even while mounts are in use.
+        force: bool,
+    },
+    /// Exchange changes with the server.
+    Sync {
+        /// Name or id; all when missing.
+        folder: Option<String>,
+        /// How long to wait until everything is on the server, in milliseconds; 0: not at all.
+        wait_ms: u64,
+    },
+    /// Remove cached ciphertext.
+    CacheClear,
+    /// Create a folder.
+    FolderCreate {
+        /// Its name.
+        name: String,
+    },
+    /// List folders.
+    FolderList,
+    /// Add a member.
+    MemberAdd {
+        /// Name or id of the folder.
+        folder: String,
+        /// The account's id, hexadecimal.
+        account: String,
+        /// The role's name.
+        role: String,
+    },
+    /// List members.
+    MemberList {
+        /// Name or id of the folder.
+        folder: String,
+    },
+}
+
+/// How to mount.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountSettings {
+    /// Read-only.
+    pub read_only: bool,
+    /// Let other users in.
+    pub allow_other: bool,
+    /// `fsync` returns only when the server has the data.
+    pub fsync_server: bool,
+}
+
+/// One line of an answer: any number of `Progress`, then one of the others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// Still at work.
+    Progress(Pending),
+    /// Done.
+    Done(Response),
+    /// Not done.
+    Failed(Failure),
+    /// Not even begun: the process is ending.
+    Closing,
+}
+
+/// The result of a [`Request`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    /// Of `Status`.
+    Status(Status),
+    /// Of `Mount`.
+    Mounted {
+        /// Where.
+        dir: PathBuf,
+        /// A dead mount was removed first.
+        recovered: bool,
+    },
+    /// Of `Unmount` and `Lock`.
+    Unmounted {
+        /// Which mountpoints.
+        dirs: Vec<PathBuf>,
+        /// What is not yet on the server; safe in the journal.
+        pending: Pending,
+        /// The server was reachable at the end.
+        online: bool,
+        /// The process that held the keys and ends now, because nothing is mounted any more.
+        ending: Option<u32>,
+    },
+    /// Of `Sync`.
+    Synced {
+        /// What is not yet on the server; safe in the journal.
+        pending: Pending,
+        /// The server was reachable at the end.
+        online: bool,
+    },
+    /// Of `CacheClear`.
+    CacheCleared {
+        /// Bytes freed.
+        bytes: u64,
+    },
+    /// Of `FolderCreate`.
+    FolderCreated(FolderInfo),
+    /// Of `FolderList`.
+    Folders(Vec<FolderInfo>),
+    /// Of `MemberAdd`.
+    MemberAdded(MemberInfo),
+    /// Of `MemberList`.
+    Members(Vec<MemberInfo>),
+}
+
+/// Work that is done locally and not yet on the server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// Changes (operations).
+    pub changes: u64,
+    /// Ciphertext to upload, in bytes.
+    pub bytes: u64,
+}
+
+impl Pending {
+    /// Nothing is left.
+    pub fn is_empty(&self) -> bool {
+        self.changes == 0 && self.bytes == 0
+    }
+
+    /// The sum.
+    pub fn plus(self, other: Self) -> Self {
+        Self { changes: self.changes + other.changes, bytes: self.bytes + other.bytes }
+    }
+}
+
+/// Of `kegfs status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The server's address.
+    pub server: String,
+    /// Whether it is reachable now.
+    pub online: bool,
+    /// The background process, if one runs.
+    pub pid: Option<u32>,
+    /// What is mounted where.
+    pub mounts: Vec<MountInfo>,
+    /// The folders with their state.
+    pub folders: Vec<FolderStatus>,
+}
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountInfo {
+    /// The mountpoint.
+    pub dir: PathBuf,
+    /// The folder's name; none when all folders are mounted there.
+    pub folder: Option<String>,
+    /// Read-only.
+    pub read_only: bool,
+}
+
+/// One folder's state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FolderStatus {
+    /// Which.
+    pub folder: FolderInfo,
+    /// Connected to the server.
+    pub online: bool,
+    /// When it was last known to be up to date (Unix time in milliseconds), when it is not online.
+    pub stale_since_ms: Option<i64>,
+    /// Not yet on the server.
+    pub pending: Pending,
+    /// Why it is read-only, when the server or a member was caught misbehaving.
+    pub frozen: Option<String>,
+    /// The last error of exchanging changes.
+    pub last_error: Option<String>,
+}
+
+/// A folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FolderInfo {
+    /// Its id, hexadecimal.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// This account's role.
+    pub role: String,
+    /// How many members it has.
+    pub members: u64,
+}
+
+/// A member of a folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberInfo {
+    /// The account's id, hexadecimal.
+    pub account: String,
+    /// The account's name, where known.
+    pub name: String,
+    /// The role.
+    pub role: String,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::cli::failure::Code;
+
+    #[test]
+    fn every_kind_of_line_comes_back_as_sent() {
+        let requests = [
+            Request::Status,
+            Request::Mount { folder: None, dir: "/m".into(), settings: MountSettings::default() },
+            Request::Unmount { dir: "/m m".into(), force: true, wait_ms: 5 },
+            Request::MemberAdd { folder: "a".into(), account: "b".into(), role: "editor".into() },
+        ];
+        for request in requests {
+            let line = serde_json::to_string(&request).unwrap();
+            assert!(!line.contains('\n'));
+            assert_eq!(serde_json::from_str::<Request>(&line).unwrap(), request);
+        }
+        let replies = [
+            Reply::Progress(Pending { changes: 3, bytes: 9 }),
+            Reply::Failed(Failure::new(Code::Busy, "line\nbreak")),
+            Reply::Done(Response::CacheCleared { bytes: 7 }),
+        ];
+        for reply in replies {
+            let line = serde_json::to_string(&reply).unwrap();
+            assert!(!line.contains('\n'));
+            assert_eq!(serde_json::from_str::<Reply>(&line).unwrap(), reply);
+        }
+    }
+}

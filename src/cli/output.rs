@@ -1,0 +1,231 @@
+//! What commands print: short text for people, or JSON for programs.
+//!
+//! Must not decide what happened; it shows it. Text goes to standard output, progress and advice to
+//! standard error, so that output can be piped.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+
+use serde::Serialize;
+
+use super::control::{FolderInfo, FolderStatus, MemberInfo, Pending, Status};
+use super::failure::{Code, Failure};
+
+/// Where and how to print.
+#[derive(Debug, Clone, Copy)]
+pub struct Output {
+    json: bool,
+}
+
+impl Output {
+    /// JSON, or text for people.
+    pub fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    /// Prints `value` as JSON, or `text`.
+    ///
+    /// # Errors
+    /// When standard output cannot be written to.
+    pub fn show(&self, value: &impl Serialize, text: &str) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        let written = if self.json {
+            serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from).and_then(|()| writeln!(out))
+        } else {
+            out.write_all(text.as_bytes())
+        };
+        match written.and_then(|()| out.flush()) {
+            // `kegfs status | head -1`: the reader has seen enough.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                Err(Failure::new(Code::Failure, format!("standard output cannot be written to: {error}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A remark for people, on standard error.
+    pub fn remark(&self, text: &str) {
+        if !self.json {
+            eprintln!("{text}");
+        }
+    }
+
+    /// A failure, on standard error.
+    pub fn failure(&self, failure: &Failure) {
+        if self.json {
+            let line = serde_json::json!({ "error": failure, "exit_code": failure.code.exit_status() });
+            eprintln!("{line}");
+        } else {
+            eprintln!("kegfs: {failure}");
+        }
+    }
+
+    /// A line that shows what is still to be done, rewritten in place on a terminal.
+    pub fn progress(&self) -> Progress {
+        Progress { shown: !self.json && io::stderr().is_terminal(), written: false }
+    }
+}
+
+/// See [`Output::progress`]; the line is removed when this is dropped.
+pub struct Progress {
+    shown: bool,
+    written: bool,
+}
+
+impl Progress {
+    /// Shows `pending`.
+    pub fn show(&mut self, pending: Pending) {
+        if self.shown {
+            self.written = true;
+            let _ = write!(io::stderr(), "\r\x1b[Kwaiting for the server: {}", left(pending));
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.written {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+/// `3 changes, 12.0 MiB`.
+pub fn left(pending: Pending) -> String {
+    let changes = match pending.changes {
+        1 => "1 change".to_owned(),
+        many => format!("{many} changes"),
+    };
+    if pending.bytes == 0 { changes } else { format!("{changes}, {}", bytes(pending.bytes)) }
+}
+
+/// `12.0 MiB`.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    // For people: the rounding of f64 does not show in one decimal.
+    let mut value = count as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// A name from a server or member on its way to a terminal: control characters could rewrite it.
+pub fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// The folders as a table.
+pub fn folders(folders: &[FolderInfo]) -> String {
+    if folders.is_empty() {
+        return "no folders yet; create one: kegfs folder create NAME\n".to_owned();
+    }
+    let rows = folders
+        .iter()
+        .map(|folder| [harmless(&folder.name), folder.role.clone(), folder.members.to_string(), folder.id.clone()]);
+    table(["NAME", "ROLE", "MEMBERS", "ID"], rows)
+}
+
+/// The members as a table.
+pub fn members(members: &[MemberInfo]) -> String {
+    let rows = members.iter().map(|member| [harmless(&member.name), member.role.clone(), member.account.clone()]);
+    table(["NAME", "ROLE", "ACCOUNT"], rows)
+}
+
+/// `kegfs status` for people.
+pub fn status(status: &Status) -> String {
+    let mut text = format!("server   {} ({})\n", status.server, if status.online { "online" } else { "offline" });
+    for mount in &status.mounts {
+        let what = mount.folder.as_deref().map_or_else(|| "all folders".to_owned(), harmless);
+        let how = if mount.read_only { " (read-only)" } else { "" };
+        let _ = writeln!(text, "mounted  {what} on {}{how}", mount.dir.display());
+    }
+    if status.mounts.is_empty() {
+        text.push_str("mounted  nothing\n");
+    }
+    for folder in &status.folders {
+        let _ = writeln!(text, "folder   {}: {}", harmless(&folder.folder.name), folder_state(folder));
+    }
+    text
+}
+
+fn folder_state(folder: &FolderStatus) -> String {
+    let mut parts = vec![folder.folder.role.clone()];
+    if let Some(reason) = &folder.frozen {
+        parts.push(format!("FROZEN, read-only: {}", harmless(reason)));
+    }
+    match (folder.online, folder.stale_since_ms) {
+        (true, _) => parts.push("up to date".to_owned()),
+        (false, Some(since)) => parts.push(format!("offline, as of {}", clock_time(since))),
+        (false, None) => parts.push("offline".to_owned()),
+    }
+    if folder.pending.is_empty() {
+        parts.push("everything is on the server".to_owned());
+    } else {
+        parts.push(format!("{} not yet on the server", left(folder.pending)));
+    }
+    if let Some(error) = &folder.last_error {
+        parts.push(format!("last error: {}", harmless(error)));
+    }
+    parts.join(", ")
+}
+
+fn clock_time(unix_ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(unix_ms).map_or_else(
+        |_| "an unknown time".to_owned(),
+        |time| time.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+    )
+}
+
+fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+    let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
+    let mut text = String::new();
+    for row in &rows {
+        for (column, cell) in row.iter().enumerate() {
+            let last = column + 1 == N;
+            let width = rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+            let pad = if last { 0 } else { width - cell.chars().count() + 2 };
+            text.push_str(cell);
+            text.extend(std::iter::repeat_n(' ', pad));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_told_in_the_unit_that_fits() {
+        for (count, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1024 * 1024 - 1, "1.0 MiB"),
+            (5 << 30, "5.0 GiB"),
+            (u64::MAX, "16384.0 PiB"),
+        ] {
+            assert_eq!(bytes(count), text);
+        }
+    }
+
+    #[test]
+    fn a_name_cannot_rewrite_the_terminal() {
+        assert_eq!(harmless("a\x1b[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
+    }
+
+    #[test]
+    fn columns_line_up_with_names_of_several_bytes_a_letter() {
+        let info = |name: &str| FolderInfo { id: "ab".into(), name: name.into(), role: "owner".into(), members: 2 };
+        let text = folders(&[info("Bücher"), info("x")]);
+        let positions: Vec<_> = text.lines().map(|line| line.chars().collect::<Vec<_>>()).map(|line| line[8]).collect();
+        assert_eq!(positions, ['R', 'o', 'o'], "{text}");
+    }
+}
