@@ -1,0 +1,19 @@
+//! The mounted view without a kernel and without a server: on the folder's twin in memory.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "vfs_core/boundaries.rs"]
+mod boundaries;
+#[path = "vfs_core/concurrency.rs"]
+mod concurrency;
+#[path = "vfs_core/desk.rs"]
+mod desk;
+#[path = "vfs_core/faults.rs"]
+mod faults;
+#[path = "vfs_core/foreign.rs"]
+mod foreign;
+#[path = "vfs_core/model.rs"]
+mod model;
+#[path = "vfs_core/names.rs"]
+mod names;
+#[path = "vfs_core/reading.rs"]
+mod reading;

@@ -1,0 +1,214 @@
+//! The tree: names, kinds, links, listings, times.
+
+use super::desk::*;
+use kegfs::format::OpKind;
+use kegfs::vfs::*;
+
+#[test]
+fn kinds_modes_and_targets_survive() {
+    let desk = desk();
+    let vfs = &desk.vfs;
+    let dir = vfs.mkdir(ROOT, b"d", 0o777, &CALLER).unwrap().attr;
+    assert_eq!((dir.kind, dir.mode, dir.nlink), (NodeKind::Directory, 0o755, 2));
+    let link = vfs.symlink(dir.ino, b"l", b"../somewhere", &CALLER).unwrap().attr;
+    assert_eq!((link.mode, link.size), (0o777, 12));
+    assert_eq!(vfs.readlink(link.ino).unwrap(), b"../somewhere");
+    let pipe = vfs.mknod(dir.ino, b"p", NodeKind::Fifo, 0o600, 0, &CALLER).unwrap().attr;
+    assert_eq!(pipe.kind, NodeKind::Fifo);
+    let device = vfs.mknod(dir.ino, b"c", NodeKind::CharDevice, 0o600, 0x103, &CALLER).unwrap().attr;
+    assert_eq!(device.rdev, 0x103);
+    assert_eq!((pipe.uid, pipe.gid), (1000, 1000), "shown as the mounting user's");
+    let odd = [b"\xff\xfe ".as_slice(), &[b'x'; 255]];
+    for name in odd {
+        vfs.mkdir(dir.ino, name, 0o700, &CALLER).unwrap();
+        assert!(vfs.lookup(dir.ino, name).is_ok());
+    }
+    assert_eq!(vfs.mkdir(dir.ino, &[b'x'; 256], 0o700, &CALLER).unwrap_err(), VfsError::NameTooLong);
+    assert_eq!(vfs.getattr(dir.ino).unwrap().0.nlink, 4);
+}
+
+#[test]
+fn errors_are_those_that_posix_names() {
+    let desk = desk();
+    let vfs = &desk.vfs;
+    let dir = vfs.mkdir(ROOT, b"d", 0o755, &CALLER).unwrap().attr.ino;
+    let sub = vfs.mkdir(dir, b"s", 0o755, &CALLER).unwrap().attr.ino;
+    let file = desk.save("f", b"");
+    assert_eq!(vfs.rmdir(ROOT, b"d"), Err(VfsError::NotEmpty));
+    assert_eq!(vfs.rmdir(ROOT, b"f"), Err(VfsError::NotDirectory));
+    assert_eq!(vfs.unlink(ROOT, b"d"), Err(VfsError::IsDirectory));
+    assert_eq!(vfs.unlink(ROOT, b"none"), Err(VfsError::NotFound));
+    assert_eq!(vfs.mkdir(ROOT, b"f", 0o755, &CALLER).unwrap_err(), VfsError::Exists);
+    assert_eq!(vfs.mkdir(file, b"x", 0o755, &CALLER).unwrap_err(), VfsError::NotDirectory);
+    assert_eq!(vfs.link(dir, ROOT, b"hard").unwrap_err(), VfsError::NoPermission);
+    assert_eq!(vfs.rename(ROOT, b"d", sub, b"x", RenameMode::Replace), Err(VfsError::InvalidArgument));
+    assert_eq!(vfs.rename(ROOT, b"f", ROOT, b"d", RenameMode::Replace), Err(VfsError::IsDirectory));
+    assert_eq!(vfs.rename(ROOT, b"d", ROOT, b"f", RenameMode::Replace), Err(VfsError::NotDirectory));
+    assert_eq!(vfs.rename(ROOT, b"f", ROOT, b"d", RenameMode::NoReplace), Err(VfsError::Exists));
+    assert_eq!(vfs.rename(ROOT, b"f", ROOT, b"none", RenameMode::Exchange), Err(VfsError::NotFound));
+    assert_eq!(vfs.open(dir, READ).unwrap_err(), VfsError::IsDirectory);
+    assert_eq!(vfs.readlink(file).unwrap_err(), VfsError::InvalidArgument);
+    assert_eq!(vfs.getattr(999), Err(VfsError::NotFound));
+}
+
+#[test]
+fn exchange_swaps_and_replace_replaces() {
+    let desk = desk();
+    desk.save("a", b"A");
+    desk.save("b", b"B");
+    desk.vfs.rename(ROOT, b"a", ROOT, b"b", RenameMode::Exchange).unwrap();
+    assert_eq!((desk.content("a"), desk.content("b")), (b"B".to_vec(), b"A".to_vec()));
+    let fh = desk.open("b", READ);
+    desk.vfs.rename(ROOT, b"a", ROOT, b"b", RenameMode::Replace).unwrap();
+    assert_eq!(desk.list(ROOT), ["b"]);
+    assert_eq!(desk.content("b"), b"B");
+    assert_eq!(desk.read_all(fh), b"A", "the replaced file is readable while it is open");
+}
+
+#[test]
+fn a_rename_never_overtakes_the_data() {
+    let desk = desk();
+    desk.save("doc", b"old");
+    desk.settle();
+    let (_, fh) = desk.create("doc.tmp");
+    desk.write(fh, 0, b"new");
+    desk.vfs.rename(ROOT, b"doc.tmp", ROOT, b"doc", RenameMode::Replace).unwrap();
+    // The journal's order is that of the places taken; the twin confirms at filling, so only the place can be seen.
+    desk.close(fh);
+    assert_eq!(desk.content("doc"), b"new");
+    desk.settle();
+    let contents = desk.folder.journal().iter().filter(|op| matches!(op, OpKind::Content { .. })).count();
+    assert_eq!(contents, 2, "one change each, and none for the second close");
+}
+
+#[test]
+fn an_unlinked_file_lives_while_it_is_open_and_is_never_journaled() {
+    let desk = desk_with(VfsOptions { dirty_max_bytes: 8 << 20, ..VfsOptions::default() });
+    let (ino, fh) = desk.create("temporary");
+    desk.write(fh, 0, b"before");
+    desk.vfs.unlink(ROOT, b"temporary").unwrap();
+    let data = pattern(1, 30 << 20);
+    desk.write(fh, 6, &data);
+    desk.fsync(fh);
+    assert_eq!(desk.size(ino), 6 + data.len() as u64);
+    let all = desk.read_all(fh);
+    assert!(all[..6] == b"before"[..] && all[6..] == data);
+    desk.close(fh);
+    desk.settle();
+    desk.drained();
+    assert!(desk.folder.journal().iter().all(|op| !matches!(op, OpKind::Content { .. })));
+}
+
+#[test]
+fn a_removed_directory_takes_no_new_names() {
+    let desk = desk();
+    let dir = desk.vfs.mkdir(ROOT, b"d", 0o755, &CALLER).unwrap().attr.ino;
+    desk.vfs.rmdir(ROOT, b"d").unwrap();
+    assert_eq!(desk.vfs.create(dir, b"f", 0o644, WRITE, &CALLER).unwrap_err(), VfsError::NotFound);
+    assert!(desk.list(ROOT).is_empty());
+}
+
+#[test]
+fn listing_goes_on_while_names_are_removed() {
+    let desk = desk();
+    let dir = desk.vfs.mkdir(ROOT, b"d", 0o755, &CALLER).unwrap().attr.ino;
+    for i in 0..500 {
+        desk.vfs.mknod(dir, format!("{i:03}").as_bytes(), NodeKind::File, 0o644, 0, &CALLER).unwrap();
+    }
+    let fh = desk.vfs.opendir(dir).unwrap();
+    let mut seen = Vec::new();
+    let mut offset = 0;
+    loop {
+        let mut batch = Vec::new();
+        let from = offset;
+        let mut each = |entry: DirEntry<'_>| {
+            if batch.len() == 7 {
+                return true;
+            }
+            assert!(entry.cookie > offset);
+            offset = entry.cookie;
+            batch.push(entry.name.to_vec());
+            false
+        };
+        desk.vfs.readdir(fh, from, &mut each, seen.len() % 2 == 0).unwrap();
+        if batch.is_empty() {
+            break;
+        }
+        for name in batch.iter().filter(|name| !name.starts_with(b".")) {
+            desk.vfs.unlink(dir, name).unwrap();
+        }
+        seen.extend(batch);
+    }
+    assert_eq!(seen.len(), 502, "each name once, with . and ..");
+    desk.vfs.rmdir(ROOT, b"d").unwrap();
+}
+
+#[test]
+fn times_set_on_a_file_being_written_stay() {
+    let desk = desk();
+    let set = SetAttr { mtime: Some(SetTime::At(1_000_000_007)), atime: Some(SetTime::At(5)), ..SetAttr::default() };
+    for close_first in [false, true] {
+        let name = format!("{close_first}");
+        let (ino, fh) = desk.create(&name);
+        desk.write(fh, 0, b"text");
+        if close_first {
+            desk.vfs.flush(fh).unwrap();
+        }
+        desk.vfs.setattr(ino, &set, &CALLER).unwrap();
+        desk.close(fh);
+        for _ in 0..2 {
+            let attr = desk.vfs.getattr(ino).unwrap().0;
+            assert_eq!((attr.mtime_ns, attr.atime_ns), (1_000_000_007, 5), "closed first: {close_first}");
+            assert!(attr.ctime_ns > 1_700_000_000_000_000_000);
+            desk.settle();
+        }
+    }
+}
+
+#[test]
+fn setgid_directories_hand_down_their_group() {
+    let desk = desk_with(VfsOptions { owners_stored: true, ..VfsOptions::default() });
+    let dir = desk.vfs.mkdir(ROOT, b"d", 0o755, &CALLER).unwrap().attr.ino;
+    let set = SetAttr { mode: Some(0o2755), gid: Some(77), ..SetAttr::default() };
+    desk.vfs.setattr(dir, &set, &CALLER).unwrap();
+    let sub = desk.vfs.mkdir(dir, b"s", 0o755, &CALLER).unwrap().attr;
+    assert_eq!((sub.gid, sub.mode), (77, 0o2755));
+    assert_eq!(desk.vfs.mknod(dir, b"f", NodeKind::File, 0o644, 0, &CALLER).unwrap().attr.gid, 77);
+}
+
+#[test]
+fn extended_attributes_are_set_listed_replaced_and_removed() {
+    let desk = desk();
+    let ino = desk.save("f", b"");
+    let vfs = &desk.vfs;
+    vfs.setxattr(ino, b"user.a", b"1", XattrMode::Create).unwrap();
+    assert_eq!(vfs.setxattr(ino, b"user.a", b"2", XattrMode::Create), Err(VfsError::Exists));
+    assert_eq!(vfs.setxattr(ino, b"user.b", b"2", XattrMode::Replace), Err(VfsError::NoAttribute));
+    vfs.setxattr(ino, b"user.b", b"", XattrMode::Set).unwrap();
+    assert_eq!(vfs.listxattr(ino).unwrap(), b"user.a\0user.b\0");
+    assert_eq!(vfs.getxattr(ino, b"user.a").unwrap(), b"1");
+    vfs.removexattr(ino, b"user.a").unwrap();
+    assert_eq!(vfs.getxattr(ino, b"user.a"), Err(VfsError::NoAttribute));
+    assert_eq!(vfs.removexattr(ino, b"user.a"), Err(VfsError::NoAttribute));
+}
+
+#[test]
+fn a_mount_of_all_folders_lists_them_and_keeps_them_apart() {
+    let vfs = Vfs::all(VfsOptions::default()).unwrap();
+    let (acme, other) = (MemoryFolder::new("acme"), MemoryFolder::new("acme"));
+    let (a, b) = (vfs.add_folder(acme.clone()).unwrap(), vfs.add_folder(other).unwrap());
+    assert_ne!(a, b);
+    let desk = Desk { folder: acme, vfs };
+    assert_eq!(desk.list(ROOT), ["acme", "acme (2)"]);
+    assert_eq!(desk.vfs.lookup(ROOT, b"acme (2)").unwrap().attr.ino, b);
+    let (entry, opened) = desk.vfs.create(a, b"f", 0o644, WRITE, &CALLER).unwrap();
+    desk.write(opened.fh, 0, b"text");
+    assert_eq!(desk.vfs.rename(a, b"f", b, b"f", RenameMode::Replace), Err(VfsError::CrossFolder));
+    assert_eq!(desk.vfs.link(entry.attr.ino, b, b"f").unwrap_err(), VfsError::CrossFolder);
+    assert_eq!(desk.vfs.mkdir(ROOT, b"x", 0o755, &CALLER).unwrap_err(), VfsError::ReadOnly(ReadOnlyReason::View));
+    desk.close(opened.fh);
+    desk.settle();
+    desk.vfs.remove_folder(a).unwrap();
+    assert_eq!(desk.list(ROOT), ["acme"]);
+    assert!(desk.vfs.getattr(entry.attr.ino).is_err());
+}
