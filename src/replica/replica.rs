@@ -69,7 +69,8 @@ pub(super) struct Shared {
     pub(super) staged: Mutex<BTreeMap<u64, StagedEntry>>,
     on_change: RwLock<Option<OnChange>>,
     on_journal: RwLock<Option<OnJournal>>,
-    _lock: files::FileLock,
+    /// Held from opening to closing, whoever still refers to the replica then.
+    file_lock: Mutex<Option<files::FileLock>>,
 }
 
 impl Replica {
@@ -132,7 +133,7 @@ impl Replica {
             staged: Mutex::new(staged),
             on_change: RwLock::new(None),
             on_journal: RwLock::new(None),
-            _lock: lock,
+            file_lock: Mutex::new(Some(lock)),
         });
         shared.replay(ops, last)?;
         let worker = Arc::clone(&shared);
@@ -141,7 +142,8 @@ impl Replica {
         Ok(Arc::new(Self { shared, thread: Mutex::new(Some(thread)) }))
     }
 
-    /// Makes what was queued durable, stops, and lets go of the files. Places that are still reserved count as empty.
+    /// Makes what was queued durable, stops, and lets go of the files: they can be opened again when this returns, even
+    /// while somebody still refers to this replica. Places that are still reserved count as empty.
     ///
     /// # Errors
     /// When the journal cannot be written; the replica is closed all the same.
@@ -158,6 +160,10 @@ impl Replica {
         }
         // The thread does not panic; if it did, there is nothing left to stop.
         let _ = thread.join();
+        // Who is writing now finishes first; who comes later sees that it is closed.
+        drop(self.shared.writer.lock());
+        drop(self.shared.staged.lock());
+        self.shared.file_lock.lock().take();
         result
     }
 
@@ -329,6 +335,7 @@ impl Replica {
     /// Those of the journal; the entry must then not be sent.
     pub fn stage(&self, entry: StagedEntry) -> Result<(), ReplicaError> {
         let mut staged = self.shared.staged.lock();
+        self.shared.is_open()?;
         self.shared.journal.stage(&entry)?;
         let mut state = self.shared.state.write();
         state.queue.staged = state.queue.staged.max(entry.last_op);
@@ -348,6 +355,7 @@ impl Replica {
     /// Those of the journal.
     pub fn unstage(&self, counter: u64) -> Result<(), ReplicaError> {
         let mut staged = self.shared.staged.lock();
+        self.shared.is_open()?;
         self.shared.journal.unstage(counter)?;
         staged.retain(|number, _| *number < counter);
         let last = staged.values().map(|entry| entry.last_op).max().unwrap_or(0);
@@ -428,6 +436,7 @@ impl Replica {
     /// Those of writing.
     pub fn store_keyring(&self, bytes: &[u8]) -> Result<(), ReplicaError> {
         let writer = self.shared.writer.lock();
+        self.shared.is_open()?;
         writer.durable(true)?;
         writer.run(|conn| put_meta(conn, "keyring", bytes))
     }
@@ -480,6 +489,10 @@ impl Shared {
         };
         self.signal.wake();
         Ok(submitted)
+    }
+
+    fn is_open(&self) -> Result<(), ReplicaError> {
+        if self.state.read().closed { Err(ReplicaError::Closed) } else { Ok(()) }
     }
 
     fn journal_works(&self) -> Result<(), ReplicaError> {

@@ -569,6 +569,11 @@ fn a_closed_replica_refuses_and_can_be_opened_again() {
     assert!(matches!(replica.submit(file(keg(1), "a"), AT), Err(ReplicaError::Closed)));
     assert!(matches!(replica.fill(slot, None), Err(ReplicaError::NoSuchSlot(_))));
     assert!(matches!(replica.apply(&[confirmed(1, BOB, 1, None)], None), Err(ReplicaError::Closed)));
+    assert!(matches!(replica.store_keyring(b"late"), Err(ReplicaError::Closed)));
+    assert!(matches!(replica.unstage(1), Err(ReplicaError::Closed)));
+    // Although this one is still referred to.
+    let again = open(dir.path());
+    again.submit(file(keg(1), "a"), AT).unwrap();
     replica.close().unwrap();
 }
 
