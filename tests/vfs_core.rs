@@ -17,3 +17,5 @@ mod model;
 mod names;
 #[path = "vfs_core/reading.rs"]
 mod reading;
+#[path = "vfs_core/stores.rs"]
+mod stores;

@@ -10,11 +10,11 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use fuser::INodeNo;
 
 use crate::sys::threads;
-use crate::vfs::{Ino, Notifier};
+use crate::vfs::{Ino, Notifier, Store};
 
 /// One thing for the kernel to forget.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,18 +31,28 @@ enum Notice {
 /// burst of changes to one file is one invalidation.
 pub(super) struct Notifications {
     queue: Sender<Notice>,
+    stores: Sender<Store>,
 }
 
+/// Stores that may wait for the kernel; what comes when so many wait is dropped.
+const STORES_MAX: usize = 8;
+
 impl Notifications {
-    /// Starts the thread that drains the queue into `kernel`; it ends with the last owner of the
+    /// Starts the threads that drain the queues into `kernel`; they end with the last owner of the
     /// returned value, or when the connection to the kernel is gone.
+    ///
+    /// Stores have a thread of their own: one waits for reads of the same pages, which may wait for
+    /// the network, and invalidations must not wait with it.
     ///
     /// # Errors
     /// When the system refuses another thread.
     pub(super) fn start(kernel: fuser::Notifier) -> io::Result<Arc<Self>> {
         let (queue, drain) = unbounded();
+        let (stores, stored) = bounded(STORES_MAX);
+        let (storing, void) = (kernel.clone(), queue.clone());
         threads::spawn("kegfs-notify", move || run(&drain, &kernel))?;
-        Ok(Arc::new(Self { queue }))
+        threads::spawn("kegfs-store", move || run_stores(&stored, &storing, &void))?;
+        Ok(Arc::new(Self { queue, stores }))
     }
 }
 
@@ -58,6 +68,20 @@ impl Notifier for Notifications {
 
     fn entry(&self, parent: Ino, name: &[u8]) {
         let _ = self.queue.send(Notice::Entry { parent, name: name.to_vec() });
+    }
+
+    fn store(&self, store: Store) {
+        let _ = self.stores.try_send(store);
+    }
+}
+
+fn run_stores(stored: &Receiver<Store>, kernel: &fuser::Notifier, void: &Sender<Notice>) {
+    for store in stored {
+        // What the kernel does not take, it asks for when it is wanted.
+        let changed = store.deliver(|ino, offset, bytes| drop(kernel.store(INodeNo(ino), offset, bytes)));
+        if let Some((ino, offset, len)) = changed {
+            let _ = void.send(Notice::Data { ino, offset, len });
+        }
     }
 }
 

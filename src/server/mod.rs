@@ -45,6 +45,7 @@ use folders::Folders;
 use hub::Hub;
 use quota::Quota;
 use rate::Buckets;
+use routes::Buffers;
 use store::{LogStore, SqliteStore, Write};
 
 /// What all handlers share.
@@ -62,6 +63,7 @@ struct App {
     by_address: Buckets<IpAddr>,
     uploads: Arc<Semaphore>,
     uploads_of: Mutex<LruCache<AccountId, Arc<Semaphore>>>,
+    buffers: Arc<Buffers>,
 }
 
 impl App {
@@ -85,6 +87,7 @@ impl App {
             by_address: Buckets::new(limits.anonymous_per_sec, limits.anonymous_burst),
             uploads: Arc::new(Semaphore::new(limits.uploads)),
             uploads_of: Mutex::new(LruCache::new(UPLOADERS)),
+            buffers: Arc::default(),
             folders: Arc::new(folders),
             config,
             store,

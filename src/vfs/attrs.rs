@@ -10,6 +10,7 @@ use crate::sys::clock;
 
 use super::flush::Flush;
 use super::mounted::Mounted;
+use super::stores::Writing;
 use super::{Attr, Caller, Ino, Progress, ReadOnlyReason, SetAttr, SetTime, StatFs, Vfs, VfsError, XattrMode};
 
 /// Attributes that KegFS makes: author, version and progress of a file. Not stored, not listed, not settable.
@@ -54,6 +55,7 @@ impl Vfs {
                 }
                 None => false,
             };
+            let _writing = Writing::begin(&pin);
             let mut state = pin.state.lock();
             core.resize(&pin, &mut state, size)?;
             if !by_handle {

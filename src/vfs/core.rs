@@ -242,6 +242,7 @@ impl Core {
             {
                 inode.bare.store(false, Ordering::Release);
                 inode.map.lock().forget();
+                inode.gate.changed();
             }
         }
         let Some(notifier) = self.notifier.get() else { return };

@@ -11,6 +11,7 @@ use crate::sys::clock;
 
 use super::core::Core;
 use super::flush::{Flush, SyncRequest};
+use super::handles::FileHandle;
 use super::inode::{FileState, Inode};
 use super::layer::Layer;
 use super::sealer::Job;
@@ -43,12 +44,13 @@ impl Vfs {
             NodeKind::Directory => return Err(VfsError::IsDirectory),
             _ => return Err(VfsError::InvalidArgument),
         }
+        let handle = FileHandle::new(pin, mode);
         if mode.truncate {
-            let mut state = pin.state.lock();
-            self.core.resize(&pin, &mut state, 0)?;
+            let mut state = handle.pin.state.lock();
+            self.core.resize(&handle.pin, &mut state, 0)?;
         }
         let keep_cache = self.core.note_version(ino, &node);
-        Ok(Opened { fh: self.core.add_file(pin, mode), keep_cache })
+        Ok(Opened { fh: self.core.add_file(handle), keep_cache })
     }
 
     /// Creates and opens a file.
@@ -67,7 +69,7 @@ impl Vfs {
         pin.bare.store(true, Ordering::Release);
         self.core.note_version(folder.ino(node.ino), &node);
         let attr = folder.attr(&node, true, &self.core.options);
-        let fh = self.core.add_file(pin, OpenMode { truncate: false, ..open });
+        let fh = self.core.add_file(FileHandle::new(pin, OpenMode { truncate: false, ..open }));
         Ok((Entry { attr, ttl: folder.ttl() }, Opened { fh, keep_cache: false }))
     }
 

@@ -7,6 +7,7 @@ use super::core::Core;
 use super::inode::Pin;
 use super::mounted::Mounted;
 use super::prefetch::Reader;
+use super::stores::Writing;
 use super::{OpenMode, VfsError};
 
 /// An open file. Holds its inode in the table.
@@ -15,6 +16,7 @@ pub(super) struct FileHandle {
     pub mode: OpenMode,
     /// How it is being read.
     pub reader: Arc<Reader>,
+    _writing: Option<Writing>,
 }
 
 /// An open directory.
@@ -27,8 +29,10 @@ pub(super) struct DirHandle {
 }
 
 impl FileHandle {
-    fn new(pin: Pin, mode: OpenMode) -> Self {
-        Self { pin, mode, reader: Arc::new(Reader::default()) }
+    /// Where it may write, the kernel is handed nothing of the file from now on.
+    pub(super) fn new(pin: Pin, mode: OpenMode) -> Self {
+        let writing = mode.write.then(|| Writing::begin(&pin));
+        Self { pin, mode, reader: Arc::new(Reader::default()), _writing: writing }
     }
 
     /// Opened for writing, and writing is still allowed.
@@ -44,10 +48,10 @@ impl FileHandle {
 }
 
 impl Core {
-    /// A new handle.
-    pub(super) fn add_file(&self, pin: Pin, mode: OpenMode) -> u64 {
+    /// Gives the handle its number.
+    pub(super) fn add_file(&self, handle: FileHandle) -> u64 {
         let fh = self.table.next_handle();
-        self.files.write().insert(fh, Arc::new(FileHandle::new(pin, mode)));
+        self.files.write().insert(fh, Arc::new(handle));
         fh
     }
 

@@ -14,6 +14,7 @@ use crate::keg::Node;
 use super::extents::ExtentMap;
 use super::layer::Layer;
 use super::mounted::Mounted;
+use super::stores::Gate;
 use super::{Ino, Slot, VfsError};
 
 /// One file in use.
@@ -30,6 +31,8 @@ pub(super) struct Inode {
     pub map: Mutex<ExtentMap>,
     /// Known to have no extended attributes: the kernel asks for one before every first write.
     pub bare: AtomicBool,
+    /// When its content may be stored into the kernel's cache.
+    pub gate: Gate,
     /// References: handles, and operations under way. Changed under the table's lock only.
     pins: AtomicUsize,
 }
@@ -172,6 +175,7 @@ impl Table {
                 settled: Condvar::new(),
                 map: Mutex::default(),
                 bare: AtomicBool::new(false),
+                gate: Gate::default(),
                 pins: AtomicUsize::new(0),
             })
         });

@@ -9,6 +9,7 @@
 //! | `files` → `layer` → `buffer` | takes written bytes into memory |
 //! | `flush` → `block` → `sealer` | memory → sealed blobs in the spool → a change in the journal |
 //! | `read` → `segments`, `extents`, `prefetch` | journal and blobs → opened segments → the reader |
+//! | `stores` | opened segments → the kernel's cache |
 //!
 //! Locks, in the order in which they may be taken: a folder's `names`; the table of inodes; one inode's `state`; then
 //! any of the leaves (extent map, budget, segment cache, queues). Nothing waits for the network under a lock, and the
@@ -35,6 +36,7 @@ mod read;
 mod sealer;
 mod segments;
 mod source;
+mod stores;
 mod types;
 #[path = "vfs.rs"]
 mod view;
@@ -44,6 +46,7 @@ pub use crate::format::NodeKind;
 pub use error::{ReadOnlyReason, VfsError};
 pub use memory::{Faults, MemoryFolder};
 pub use source::{FolderSource, Listed, OnChange, Progress, Slot, SourceChange};
+pub use stores::Store;
 pub use types::{
     Allocate, Attr, Caller, DirEntry, Entry, Ino, Notifier, OpenMode, Opened, ReadDone, RenameMode, SetAttr, SetTime,
     StatFs, SyncDone, VfsOptions, XattrMode,

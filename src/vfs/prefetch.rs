@@ -103,6 +103,11 @@ impl Reader {
         true
     }
 
+    /// The reader has jumped, and has not read much in order since.
+    pub(super) fn is_jumping(&self) -> bool {
+        self.pattern.lock().jumping
+    }
+
     fn still_wants(&self, jump: u64) -> bool {
         !self.closed.load(Ordering::Acquire) && self.jumps.load(Ordering::Relaxed) == jump
     }

@@ -88,10 +88,16 @@ impl Vfs {
         };
         core.read_ahead(&handle, offset, u64::from(size));
         let reach = Reach { network: false, deadline: core.deadline(), reader: Some(&handle.reader) };
+        let few = (size as usize) < SEGMENT && handle.reader.is_jumping();
+        let offer = if few { core.offer(&handle.pin, offset) } else { None };
         match core.answer(&handle.pin, offset, u64::from(size), reach) {
             Ok(answer) => done(Ok(answer.bytes())),
-            Err(Unread::Failed(error)) => done(Err(error)),
-            Err(Unread::Miss) => core.read_on_worker(handle, offset, size, done),
+            Err(Unread::Failed(error)) => return done(Err(error)),
+            Err(Unread::Miss) => return core.read_on_worker(handle, offset, size, done),
+        }
+        // The kernel has its answer: its pages are free for the rest.
+        if let Some(offer) = offer {
+            core.store(&handle.pin, offer);
         }
     }
 

@@ -229,4 +229,6 @@ pub trait Notifier: Send + Sync {
     fn attr(&self, ino: Ino);
     /// The name means something else now, or nothing, or something for the first time.
     fn entry(&self, parent: Ino, name: &[u8]);
+    /// The kernel may want this in its cache. A hint: it may be dropped, now or later.
+    fn store(&self, store: super::Store);
 }

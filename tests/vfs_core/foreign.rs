@@ -19,6 +19,7 @@ impl Notifier for Heard {
     fn entry(&self, parent: Ino, name: &[u8]) {
         self.0.lock().unwrap().push(format!("entry {parent} {}", String::from_utf8_lossy(name)));
     }
+    fn store(&self, _: Store) {}
 }
 
 fn keg(desk: &Desk, ino: Ino) -> KegId {

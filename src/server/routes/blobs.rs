@@ -8,6 +8,7 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Duration, timeout};
 
@@ -27,8 +28,10 @@ use crate::format::{BlobId, BlobRef, DbId};
 /// about 500 µs.
 const PART_BYTES: usize = 1024 * 1024;
 
-/// Bytes that are read from the blob store at once, for the same reason.
-const READ_BYTES: usize = 512 * 1024;
+/// Bytes that are read from the blob store at once, for the same reason. A slow reader costs two parts of memory.
+const READ_BYTES: usize = 1024 * 1024;
+/// Buffers for parts that are kept for the next one: fresh memory costs as much as reading into it.
+const BUFFERS_MAX: usize = 16;
 
 /// How long an upload waits for its turn before the client is told to come back.
 const TURN: Duration = Duration::from_secs(10);
@@ -205,9 +208,10 @@ fn open(app: &App, caller: &Session, db: &DbId, blob: &BlobId) -> Result<Box<dyn
 
 /// The blob from its file, part by part; the next one is read while one is sent.
 async fn whole(app: Arc<App>, caller: Session, db: DbId, blob: BlobId) -> Result<Response, Refused> {
+    let buffers = app.buffers.clone();
     let (data, first) = blocking(move || {
         let data: Arc<dyn BlobData> = Arc::from(open(&app, &caller, &db, &blob)?);
-        let first = read(&*data, 0).map_err(|error| Refused::internal(&error))?;
+        let first = read(&app.buffers, &*data, 0).map_err(|error| Refused::internal(&error))?;
         Ok((data, first))
     })
     .await?;
@@ -216,15 +220,15 @@ async fn whole(app: Arc<App>, caller: Session, db: DbId, blob: BlobId) -> Result
     if first.len() as u64 == size {
         return Ok((headers, first).into_response());
     }
-    let parts = stream::unfold(Some((data, first, 0)), |state| async move {
-        let (data, part, offset) = state?;
+    let parts = stream::unfold(Some((data, first, 0, buffers)), |state| async move {
+        let (data, part, offset, buffers) = state?;
         let after = offset + part.len() as u64;
         if after >= data.size_bytes() {
             return Some((Ok(part), None));
         }
-        let reading = data.clone();
-        match tokio::task::spawn_blocking(move || read(&*reading, after)).await.map_err(io::Error::other) {
-            Ok(Ok(next)) => Some((Ok(part), Some((data, next, after)))),
+        let (reading, memory) = (data.clone(), buffers.clone());
+        match tokio::task::spawn_blocking(move || read(&memory, &*reading, after)).await.map_err(io::Error::other) {
+            Ok(Ok(next)) => Some((Ok(part), Some((data, next, after, buffers)))),
             // The response ends before its announced length, which the client notices.
             Ok(Err(error)) | Err(error) => {
                 tracing::error!(%error, "reading a blob");
@@ -235,11 +239,47 @@ async fn whole(app: Arc<App>, caller: Session, db: DbId, blob: BlobId) -> Result
     Ok((headers, Body::from_stream(parts)).into_response())
 }
 
-fn read(data: &dyn BlobData, offset: u64) -> io::Result<Bytes> {
+fn read(buffers: &Arc<Buffers>, data: &dyn BlobData, offset: u64) -> io::Result<Bytes> {
     let left = usize::try_from(data.size_bytes() - offset).unwrap_or(usize::MAX);
-    let mut part = vec![0; left.min(READ_BYTES)];
-    data.read_exact_at(offset, &mut part)?;
-    Ok(Bytes::from(part))
+    let mut part = buffers.take(left.min(READ_BYTES));
+    data.read_exact_at(offset, &mut part.bytes[..part.len])?;
+    Ok(Bytes::from_owner(part))
+}
+
+/// Memory of parts that were sent.
+#[derive(Default)]
+pub struct Buffers(Mutex<Vec<Vec<u8>>>);
+
+/// A buffer on loan, for the first `len` bytes.
+struct Part {
+    bytes: Vec<u8>,
+    len: usize,
+    home: Arc<Buffers>,
+}
+
+impl Buffers {
+    fn take(self: &Arc<Self>, len: usize) -> Part {
+        let mut bytes = self.0.lock().pop().unwrap_or_default();
+        if bytes.len() < len {
+            bytes.resize(len, 0);
+        }
+        Part { bytes, len, home: self.clone() }
+    }
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let mut buffers = self.home.0.lock();
+        if buffers.len() < BUFFERS_MAX {
+            buffers.push(std::mem::take(&mut self.bytes));
+        }
+    }
 }
 
 /// Blob data as the verified encoder reads it.

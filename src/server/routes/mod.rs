@@ -17,6 +17,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
+pub use blobs::Buffers;
+
 use super::App;
 use super::body::{blocking, read_rest_of_refused};
 use super::error::Refused;
