@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::crypto::CryptoError;
 use crate::crypto::chunk::{ChunkKey, Opener, SEGMENT};
 use crate::format::Extent;
 
@@ -50,7 +51,8 @@ pub(super) struct Reach<'a> {
 /// Bytes of an answer.
 enum Answer<'a> {
     Empty,
-    Segment(Arc<Segment>, Range<usize>),
+    /// So many bytes from a place in the segment on.
+    Segment(Segment, usize, usize),
     Buffer(Reply<'a>, usize),
 }
 
@@ -118,7 +120,7 @@ impl Answer<'_> {
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Empty => &[],
-            Self::Segment(segment, span) => &segment[span.clone()],
+            Self::Segment(segment, from, len) => segment.run(*from, *len).unwrap_or_default(),
             Self::Buffer(reply, len) => &reply.bytes[..*len],
         }
     }
@@ -176,7 +178,7 @@ impl Core {
             None => {
                 let extents = inode.extents(span.clone())?;
                 if let [extent] = &extents[..]
-                    && let Some(answer) = self.one_segment(inode, extent, &span, reach)?
+                    && let Some(answer) = self.one_run(inode, extent, &span, reach)?
                 {
                     return Ok(answer);
                 }
@@ -201,8 +203,8 @@ impl Core {
         Ok(Answer::Buffer(reply, total))
     }
 
-    /// The answer without copying, where `span` lies in one segment.
-    fn one_segment(
+    /// The answer without copying, where `span` lies in segments that were opened at once.
+    fn one_run(
         &self,
         inode: &Inode,
         extent: &Extent,
@@ -213,14 +215,14 @@ impl Core {
             return Ok(None);
         }
         let start = extent.chunk_skip as usize + (span.start - extent.offset) as usize;
-        let end = start + (span.end - span.start) as usize;
-        let index = start / SEGMENT;
-        if (end - 1) / SEGMENT != index {
+        let len = (span.end - span.start) as usize;
+        let (index, last) = (start / SEGMENT, (start + len - 1) / SEGMENT);
+        if index as u32 / GROUP_SEGMENTS != last as u32 / GROUP_SEGMENTS {
             return Ok(None);
         }
-        let segment = self.segment(inode, extent, index as u32, index as u32, reach)?;
-        let base = index * SEGMENT;
-        Ok(Some(Answer::Segment(segment, start - base..end - base)))
+        let segment = self.segment(inode, extent, index as u32, last as u32, reach)?;
+        let from = start - index * SEGMENT;
+        Ok(segment.run(from, len).is_some().then_some(Answer::Segment(segment, from, len)))
     }
 
     fn reply(&self, len: usize) -> Reply<'_> {
@@ -272,7 +274,7 @@ impl Core {
         index: u32,
         last: u32,
         reach: Reach<'_>,
-    ) -> Result<Arc<Segment>, Unread> {
+    ) -> Result<Segment, Unread> {
         let key = SegmentKey { blob: extent.blob, blob_offset: extent.blob_offset, index };
         let who = if reach.network { Loader::Network } else { Loader::Disk };
         loop {
@@ -300,7 +302,7 @@ impl Core {
         extent: &Extent,
         indexes: Range<u32>,
         reach: Reach<'_>,
-    ) -> Result<Arc<Segment>, Unread> {
+    ) -> Result<Segment, Unread> {
         let opener = opener(extent)?;
         let (first, last) = (indexes.start as usize, indexes.end as usize - 1);
         let sealed = opener.sealed_range(first).start..opener.sealed_range(last).end;
@@ -324,26 +326,28 @@ impl Core {
         self.open(&opener, extent, indexes, bytes)
     }
 
-    /// Opens consecutive segments from their ciphertext, keeps them, and returns the first.
+    /// Opens consecutive segments of one group from their ciphertext, keeps them, and returns the first.
     pub(super) fn open(
         &self,
         opener: &Opener,
         extent: &Extent,
         indexes: Range<u32>,
         sealed: &[u8],
-    ) -> Result<Arc<Segment>, Unread> {
-        let base = opener.sealed_range(indexes.start as usize).start;
-        let mut first = None;
-        for index in indexes {
-            let range = opener.sealed_range(index as usize);
-            let part = sealed.get(range.start - base..range.end - base).ok_or_else(|| damaged(extent))?;
-            let mut bytes = self.segments.buffer(opener.plain_range(index as usize).len());
-            opener.open_segment(index as usize, part, &mut bytes).map_err(|_| damaged(extent))?;
-            let key = SegmentKey { blob: extent.blob, blob_offset: extent.blob_offset, index };
-            let segment = self.segments.insert(key, bytes);
-            first.get_or_insert(segment);
+    ) -> Result<Segment, Unread> {
+        let (first, last) = (indexes.start as usize, indexes.end as usize - 1);
+        let base = opener.sealed_range(first).start;
+        let mut bytes = self.segments.buffer(opener.plain_range(last).end - opener.plain_range(first).start);
+        let opened = (first..=last).zip(bytes.chunks_mut(SEGMENT)).try_for_each(|(index, out)| {
+            let range = opener.sealed_range(index);
+            let part = sealed.get(range.start - base..range.end - base).ok_or(CryptoError::AuthenticationFailed)?;
+            opener.open_segment(index, part, out)
+        });
+        if opened.is_err() {
+            zeroize::Zeroize::zeroize(&mut bytes);
+            return Err(damaged(extent).into());
         }
-        first.ok_or_else(|| damaged(extent).into())
+        let key = SegmentKey { blob: extent.blob, blob_offset: extent.blob_offset, index: indexes.start };
+        Ok(self.segments.insert(key, bytes))
     }
 
     /// The first offset at or behind `offset` that is data (or hole).

@@ -12,8 +12,9 @@ use crate::format::BlobId;
 
 use super::VfsError;
 
-/// Full-size buffers kept for the next segment: enough for two prefetched chunks.
-const RECYCLED_MAX: usize = 128;
+/// Buffers kept for what is opened next: of whole groups, enough for two prefetched chunks, and of single segments.
+const RECYCLED_GROUPS: usize = 8;
+const RECYCLED_SEGMENTS: usize = 32;
 
 /// One segment of one chunk. Blobs never change, so what is cached under this is right for ever.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,44 +24,78 @@ pub(super) struct SegmentKey {
     pub index: u32,
 }
 
-/// Segments of one chunk that are opened together: 1 MiB of plaintext.
+/// Segments of one chunk that are opened together, and leave the cache together: 1 MiB of plaintext.
 pub(super) const GROUP_SEGMENTS: u32 = 16;
+const GROUP: usize = GROUP_SEGMENTS as usize * SEGMENT;
 
 impl SegmentKey {
     fn group(mut self) -> Self {
         self.index -= self.index % GROUP_SEGMENTS;
         self
     }
+
+    fn place(&self) -> usize {
+        (self.index % GROUP_SEGMENTS) as usize
+    }
 }
 
 #[derive(Default)]
 struct Recycled {
-    buffers: Vec<Vec<u8>>,
+    groups: Vec<Vec<u8>>,
+    segments: Vec<Vec<u8>>,
     closed: bool,
 }
 
-/// Plaintext of a segment.
-pub(super) struct Segment {
+impl Recycled {
+    /// Where buffers of that length wait, and how many may.
+    fn of(&mut self, len: usize) -> Option<(&mut Vec<Vec<u8>>, usize)> {
+        match len {
+            GROUP => Some((&mut self.groups, RECYCLED_GROUPS)),
+            SEGMENT => Some((&mut self.segments, RECYCLED_SEGMENTS)),
+            _ => None,
+        }
+    }
+}
+
+/// Plaintext of consecutive segments that were opened at once.
+struct Slab {
     bytes: Vec<u8>,
     recycled: Arc<Mutex<Recycled>>,
+}
+
+impl Drop for Slab {
+    fn drop(&mut self) {
+        let mut recycled = self.recycled.lock();
+        if !recycled.closed
+            && let Some((buffers, max)) = recycled.of(self.bytes.len())
+            && buffers.len() < max
+        {
+            return buffers.push(std::mem::take(&mut self.bytes));
+        }
+        drop(recycled);
+        self.bytes.zeroize();
+    }
+}
+
+/// Plaintext of a segment.
+#[derive(Clone)]
+pub(super) struct Segment {
+    slab: Arc<Slab>,
+    start: usize,
+    end: usize,
 }
 
 impl std::ops::Deref for Segment {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &self.bytes
+        &self.slab.bytes[self.start..self.end]
     }
 }
 
-impl Drop for Segment {
-    fn drop(&mut self) {
-        if self.bytes.len() == SEGMENT {
-            let mut recycled = self.recycled.lock();
-            if !recycled.closed && recycled.buffers.len() < RECYCLED_MAX {
-                return recycled.buffers.push(std::mem::take(&mut self.bytes));
-            }
-        }
-        self.bytes.zeroize();
+impl Segment {
+    /// `len` bytes from byte `from` of this segment on, also out of those after it, if they were opened at once with it.
+    pub(super) fn run(&self, from: usize, len: usize) -> Option<&[u8]> {
+        self.slab.bytes.get(self.start + from..)?.get(..len)
     }
 }
 
@@ -74,10 +109,23 @@ pub(super) struct Segments {
 }
 
 struct Cached {
-    lru: LruCache<SegmentKey, Arc<Segment>>,
+    lru: LruCache<SegmentKey, Group>,
     bytes: usize,
     closed: bool,
 }
+
+/// What is there of a group.
+#[derive(Default)]
+struct Group([Option<Segment>; GROUP_SEGMENTS as usize]);
+
+impl Group {
+    fn cost(&self) -> usize {
+        GROUP_COST + self.0.iter().flatten().map(|segment| segment.len()).sum::<usize>()
+    }
+}
+
+/// Bytes that keeping a group takes beside its plaintext.
+const GROUP_COST: usize = 1024;
 
 /// Who is loading a group.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -116,7 +164,7 @@ pub(super) enum Turn<'a> {
 }
 
 impl Segments {
-    /// At most `max_bytes` of plaintext, each segment counted with what it costs to keep it.
+    /// At most `max_bytes` of plaintext, with what it costs to keep it.
     pub(super) fn new(max_bytes: usize) -> Self {
         Self {
             max_bytes,
@@ -128,46 +176,47 @@ impl Segments {
     }
 
     /// The segment, if it is cached.
-    pub(super) fn get(&self, key: &SegmentKey) -> Option<Arc<Segment>> {
-        self.cached.lock().lru.get(key).cloned()
+    pub(super) fn get(&self, key: &SegmentKey) -> Option<Segment> {
+        self.cached.lock().lru.get(&key.group())?.0[key.place()].clone()
     }
 
     /// Is cached; not counted as a use.
     pub(super) fn contains(&self, key: &SegmentKey) -> bool {
-        self.cached.lock().lru.contains(key)
+        self.cached.lock().lru.peek(&key.group()).is_some_and(|group| group.0[key.place()].is_some())
     }
 
-    /// A buffer of `len` bytes to open a segment into.
+    /// A buffer of `len` bytes to open segments into.
     pub(super) fn buffer(&self, len: usize) -> Vec<u8> {
-        if len == SEGMENT
-            && let Some(buffer) = self.recycled.lock().buffers.pop()
-        {
-            return buffer;
-        }
-        vec![0; len]
+        let recycled = self.recycled.lock().of(len).and_then(|(buffers, _)| buffers.pop());
+        recycled.unwrap_or_else(|| vec![0; len])
     }
 
-    /// Makes opened `bytes` a segment and keeps it.
-    pub(super) fn insert(&self, key: SegmentKey, bytes: Vec<u8>) -> Arc<Segment> {
-        let segment = Arc::new(Segment { bytes, recycled: self.recycled.clone() });
+    /// Keeps opened `bytes`: `first` and, if there are more, the segments after it in its group. Returns the first.
+    pub(super) fn insert(&self, first: SegmentKey, bytes: Vec<u8>) -> Segment {
+        let len = bytes.len();
+        let slab = Arc::new(Slab { bytes, recycled: self.recycled.clone() });
+        let segment = |start: usize| Segment { slab: slab.clone(), start, end: (start + SEGMENT).min(len) };
         // Collected to be dropped, and wiped, outside of the lock.
+        let mut replaced = Vec::new();
         let mut evicted = Vec::new();
         let mut cached = self.cached.lock();
         if cached.closed {
-            return segment;
+            return segment(0);
         }
-        cached.bytes += cost(&segment);
-        if let Some((_, old)) = cached.lru.push(key, segment.clone()) {
-            cached.bytes -= cost(&old);
-            evicted.push(old);
+        let known = cached.lru.peek(&first.group()).map_or(0, Group::cost);
+        let group = cached.lru.get_or_insert_mut(first.group(), Group::default);
+        for (place, start) in group.0[first.place()..].iter_mut().zip((0..len).step_by(SEGMENT)) {
+            replaced.extend(place.replace(segment(start)));
         }
+        let cost = group.cost();
+        cached.bytes = cached.bytes - known + cost;
         while cached.bytes > self.max_bytes {
-            let Some((_, old)) = cached.lru.pop_lru() else { break };
-            cached.bytes -= cost(&old);
-            evicted.push(old);
+            let Some((_, group)) = cached.lru.pop_lru() else { break };
+            cached.bytes -= group.cost();
+            evicted.push(group);
         }
         drop(cached);
-        segment
+        segment(0)
     }
 
     /// Asks for the right to load the group that `key` is in; waits while another one has it.
@@ -211,19 +260,15 @@ impl Segments {
         {
             let mut recycled = self.recycled.lock();
             recycled.closed = true;
-            recycled.buffers.iter_mut().for_each(Zeroize::zeroize);
-            recycled.buffers.clear();
+            let Recycled { groups, segments, .. } = &mut *recycled;
+            groups.iter_mut().chain(segments.iter_mut()).for_each(Zeroize::zeroize);
+            (groups.clear(), segments.clear());
         }
         let mut cached = self.cached.lock();
         cached.closed = true;
         cached.bytes = 0;
         cached.lru.clear();
     }
-}
-
-/// Plaintext and the entry beside it.
-fn cost(segment: &Segment) -> usize {
-    segment.len() + 160
 }
 
 #[cfg(test)]
@@ -239,13 +284,13 @@ mod tests {
 
     #[test]
     fn bytes_are_bounded_and_the_oldest_leave() {
-        let segments = Segments::new(10 * (SEGMENT + 160));
+        let segments = Segments::new(10 * (GROUP + GROUP_COST));
         for i in 0..100 {
-            segments.insert(key(1, i), segments.buffer(SEGMENT));
-            assert!(segments.bytes() <= 10 * (SEGMENT + 160));
+            segments.insert(key(1, i * GROUP_SEGMENTS), segments.buffer(GROUP));
+            assert!(segments.bytes() <= 10 * (GROUP + GROUP_COST));
         }
-        assert!(segments.get(&key(1, 89)).is_none());
-        assert!(segments.get(&key(1, 90)).is_some());
+        assert!(segments.get(&key(1, 90 * GROUP_SEGMENTS - 1)).is_none());
+        assert!(segments.get(&key(1, 90 * GROUP_SEGMENTS)).is_some());
     }
 
     #[test]
@@ -254,7 +299,35 @@ mod tests {
         for _ in 0..5 {
             segments.insert(key(1, 0), vec![7; 100]);
         }
-        assert_eq!(segments.bytes(), 260);
+        assert_eq!(segments.bytes(), 100 + GROUP_COST);
+    }
+
+    #[test]
+    fn what_is_opened_at_once_is_read_at_once() {
+        let segments = Segments::new(8 << 20);
+        let bytes: Vec<u8> = (0..3 * SEGMENT - 10).map(|n| (n / 1000) as u8).collect();
+        segments.insert(key(1, 17), bytes.clone());
+        let second = segments.get(&key(1, 18)).unwrap();
+        assert!(second[..] == bytes[SEGMENT..2 * SEGMENT]);
+        assert!(second.run(5, SEGMENT + 5).unwrap() == &bytes[SEGMENT + 5..2 * SEGMENT + 10]);
+        assert!(second.run(5, 2 * SEGMENT).is_none());
+        assert_eq!(segments.get(&key(1, 19)).unwrap().len(), SEGMENT - 10);
+        for absent in [16, 20] {
+            assert!(!segments.contains(&key(1, absent)));
+        }
+        // Opened again alone, it takes the place of the old.
+        segments.insert(key(1, 18), vec![9; SEGMENT]);
+        assert_eq!(segments.get(&key(1, 18)).unwrap()[0], 9);
+        assert_eq!(segments.bytes(), 3 * SEGMENT - 10 + GROUP_COST);
+    }
+
+    #[test]
+    fn what_ends_a_group_does_not_run_into_the_next() {
+        let segments = Segments::new(8 << 20);
+        segments.insert(key(1, 15), vec![1; SEGMENT]);
+        segments.insert(key(1, 16), vec![2; SEGMENT]);
+        assert_eq!(segments.get(&key(1, 15)).unwrap()[0], 1);
+        assert_eq!(segments.get(&key(1, 16)).unwrap()[0], 2);
     }
 
     #[test]

@@ -103,7 +103,7 @@ pub struct Store {
     pin: Pin,
     ticket: u64,
     offset: u64,
-    segment: Arc<Segment>,
+    segment: Segment,
     span: Range<usize>,
 }
 
