@@ -243,6 +243,22 @@ impl LocalStore {
         Ok(bytes)
     }
 
+    /// Makes the blob's bytes a file at `to` as well, durable but for its name; what is there already stays.
+    ///
+    /// # Errors
+    /// [`LocalError::Missing`], or the system's.
+    pub fn copy_to(&self, id: &BlobId, to: &Path) -> Result<(), LocalError> {
+        let path = self.locate(id)?;
+        let linked = match fs::hard_link(&path, to) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            // Another file system, or one without links.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => fs::copy(&path, to).map(drop),
+            other => other,
+        };
+        let durable = linked.and_then(|()| File::open(to)).and_then(|file| file.sync_data());
+        durable.map_err(|error| LocalError::io(to, error))
+    }
+
     /// The blob's bytes hash to its id: after a power cut a spooled blob may have lost bytes.
     ///
     /// # Errors

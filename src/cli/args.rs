@@ -7,8 +7,6 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::format::Role;
-
 const AFTER_HELP: &str = "\
 Exit codes:
   0  done
@@ -62,9 +60,22 @@ pub enum Command {
     /// Create shared folders, or list them
     #[command(subcommand)]
     Folder(FolderCommand),
-    /// Add members to a folder, or list them
+    /// Add, remove or list the members of a folder, or change what they may do
     #[command(subcommand)]
     Member(MemberCommand),
+    /// Change a folder's key: what is written from then on is under a new one
+    Rotate {
+        /// Name or id of the folder
+        folder: String,
+    },
+    /// Open changes that were kept when a membership ended before they were uploaded; without arguments, list them
+    Recover {
+        /// Which, as the list names it
+        #[arg(requires = "dir")]
+        name: Option<String>,
+        /// Where to write the files; nothing there is replaced
+        dir: Option<PathBuf>,
+    },
     /// Mount a folder (or all folders, each as a directory) on an empty directory
     Mount(MountArgs),
     /// Unmount; waits until everything is on the server when that is reachable
@@ -122,6 +133,21 @@ pub enum FolderCommand {
     },
     /// List the folders you are a member of
     List,
+    /// Leave a folder; what you have not uploaded is uploaded first
+    Leave {
+        /// Name or id of the folder
+        folder: String,
+    },
+    /// Make another member an owner
+    Transfer {
+        /// Name or id of the folder
+        folder: String,
+        /// Name or id of the member
+        member: String,
+        /// Become an admin yourself
+        #[arg(long)]
+        step_down: bool,
+    },
 }
 
 /// `kegfs member …`
@@ -134,8 +160,25 @@ pub enum MemberCommand {
         /// The account's id, as `kegfs account show` prints it
         account: String,
         /// What the member may do
-        #[arg(long, value_enum, default_value_t = MemberRole::Editor)]
-        role: MemberRole,
+        #[command(flatten)]
+        role: RoleArgs,
+    },
+    /// Remove a member; the folder's key changes, and what is written from then on is closed to them
+    Remove {
+        /// Name or id of the folder
+        folder: String,
+        /// Name or id of the member
+        member: String,
+    },
+    /// Give a member another role, or a guest another end
+    Role {
+        /// Name or id of the folder
+        folder: String,
+        /// Name or id of the member
+        member: String,
+        /// What the member may do
+        #[command(flatten)]
+        role: RoleArgs,
     },
     /// List the members of a folder
     List {
@@ -144,7 +187,28 @@ pub enum MemberCommand {
     },
 }
 
-/// Roles that can be given to a new member.
+/// A role with what belongs to it.
+#[derive(Debug, Clone, Args)]
+pub struct RoleArgs {
+    /// What the member may do
+    #[arg(long, value_enum, default_value_t = MemberRole::Editor)]
+    pub role: MemberRole,
+    /// Guests: may also write
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub can: Option<GuestRight>,
+    /// Guests: when the membership ends: `30m`, `12h`, `7d`, `2w`, `2026-12-24` (the end of that day) or an RFC 3339 time
+    #[arg(long, value_name = "WHEN")]
+    pub expires: Option<String>,
+}
+
+/// What a guest may do besides reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GuestRight {
+    /// Write
+    Edit,
+}
+
+/// Roles that can be given to a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum MemberRole {
     /// Everything, also removing owners
@@ -155,17 +219,8 @@ pub enum MemberRole {
     Editor,
     /// Reads
     Viewer,
-}
-
-impl From<MemberRole> for Role {
-    fn from(role: MemberRole) -> Self {
-        match role {
-            MemberRole::Owner => Self::Owner,
-            MemberRole::Admin => Self::Admin,
-            MemberRole::Editor => Self::Editor,
-            MemberRole::Viewer => Self::Viewer,
-        }
-    }
+    /// Reads for a while (see --expires), without the folder's history
+    Guest,
 }
 
 /// `kegfs mount`

@@ -74,8 +74,30 @@ impl Engine {
                 Ok(Response::FolderCreated(folder))
             }
             Request::FolderList => self.unlocked.folders().map(Response::Folders),
-            Request::MemberAdd { folder, account, role } => {
-                self.unlocked.add_member(&folder, &account, &role).map(Response::MemberAdded)
+            Request::MemberAdd { folder, account, role, expires_ms } => {
+                self.unlocked.add_member(&folder, &account, &role, expires_ms).map(Response::MemberAdded)
+            }
+            Request::MemberRemove { folder, member } => {
+                self.unlocked.remove_member(&folder, &member).map(Response::MemberRemoved)
+            }
+            Request::MemberRole { folder, member, role, expires_ms } => {
+                self.unlocked.set_role(&folder, &member, &role, expires_ms).map(Response::MemberChanged)
+            }
+            Request::FolderLeave { folder } => {
+                self.mounts.flush_all()?;
+                self.unlocked.leave(&folder).map(Response::Left)
+            }
+            Request::FolderTransfer { folder, member, step_down } => {
+                self.unlocked.transfer(&folder, &member, step_down).map(Response::MemberChanged)
+            }
+            Request::Rotate { folder } => {
+                let (folder, epoch) = self.unlocked.rotate(&folder)?;
+                Ok(Response::Rotated { folder, epoch })
+            }
+            Request::KeptList => self.unlocked.kept().map(Response::Kept),
+            Request::Recover { name, dir } => {
+                let (files, others) = self.unlocked.recover(&name, absolute(&dir)?)?;
+                Ok(Response::Recovered { files, others })
             }
             Request::MemberList { folder } => self.unlocked.members(&folder).map(Response::Members),
         }
@@ -110,6 +132,8 @@ impl Engine {
             pid: Some(std::process::id()),
             mounts: self.mounts.list(),
             folders,
+            // What is damaged is told by `kegfs recover`.
+            kept: self.unlocked.kept().unwrap_or_default(),
         }
     }
 

@@ -9,6 +9,7 @@ mod commands;
 mod control;
 mod daemon;
 mod engine;
+mod expiry;
 mod failure;
 mod keystore;
 mod log;

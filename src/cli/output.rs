@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
-use super::control::{FolderInfo, FolderStatus, MemberInfo, Pending, Status};
+use super::control::{FolderInfo, FolderStatus, KeptInfo, MemberInfo, Pending, RecoveredFile, Status};
 use super::failure::{Code, Failure};
 
 /// Where and how to print.
@@ -133,8 +133,65 @@ pub fn folders(folders: &[FolderInfo]) -> String {
 
 /// The members as a table.
 pub fn members(members: &[MemberInfo]) -> String {
-    let rows = members.iter().map(|member| [harmless(&member.name), member.role.clone(), member.account.clone()]);
+    let rows = members.iter().map(|member| {
+        let me = if member.me { " (you)" } else { "" };
+        [format!("{}{me}", harmless(&member.name)), role(member), member.account.clone()]
+    });
     table(["NAME", "ROLE", "ACCOUNT"], rows)
+}
+
+/// A member's role, a guest's with the time that is left.
+pub fn role(member: &MemberInfo) -> String {
+    match member.expires_ms {
+        Some(end) => format!("{}, {}", member.role, time_left(end)),
+        None => member.role.clone(),
+    }
+}
+
+/// `6 days left (until 2026-12-24 23:59:59)`.
+fn time_left(end_ms: i64) -> String {
+    let seconds = (end_ms - crate::sys::clock::unix_nanos() / 1_000_000) / 1000;
+    let (count, unit) = match seconds {
+        ..0 => return format!("expired {}", clock_time(end_ms)),
+        0..120 => (seconds, "seconds"),
+        120..7_200 => (seconds / 60, "minutes"),
+        7_200..172_800 => (seconds / 3_600, "hours"),
+        _ => (seconds / 86_400, "days"),
+    };
+    format!("{count} {unit} left (until {})", clock_time(end_ms))
+}
+
+/// What is kept, as a table.
+pub fn kept(kept: &[KeptInfo]) -> String {
+    if kept.is_empty() {
+        return "nothing is kept: every change has reached the server, or still can\n".to_owned();
+    }
+    let rows = kept.iter().map(|one| {
+        [
+            one.name.clone(),
+            harmless(&one.folder),
+            one.files.to_string(),
+            one.changes.to_string(),
+            clock_time(one.kept_ms),
+        ]
+    });
+    format!("{}open one: kegfs recover NAME DIR\n", table(["NAME", "FOLDER", "FILES", "CHANGES", "KEPT SINCE"], rows))
+}
+
+/// What was recovered.
+pub fn recovered(files: &[RecoveredFile], others: u64) -> String {
+    let mut text = String::new();
+    for file in files {
+        let _ = write!(text, "{}", harmless(&file.path.display().to_string()));
+        match file.missing_bytes {
+            0 => text.push('\n'),
+            missing => {
+                let _ = writeln!(text, " ({} were never on this machine and read as zeros)", bytes(missing));
+            }
+        }
+    }
+    let _ = writeln!(text, "{} files; {others} other changes (names, attributes) had nothing to write", files.len());
+    text
 }
 
 /// `kegfs status` for people.
@@ -151,11 +208,27 @@ pub fn status(status: &Status) -> String {
     for folder in &status.folders {
         let _ = writeln!(text, "folder   {}: {}", harmless(&folder.folder.name), folder_state(folder));
     }
+    for one in &status.kept {
+        let _ = writeln!(
+            text,
+            "KEPT     {} changes to {}, which could no longer be uploaded: {}; open them: kegfs recover {} DIR",
+            one.changes,
+            harmless(&one.folder),
+            one.dir.display(),
+            one.name
+        );
+    }
     text
 }
 
 fn folder_state(folder: &FolderStatus) -> String {
     let mut parts = vec![folder.folder.role.clone()];
+    if let Some(end) = folder.expires_ms {
+        parts.push(time_left(end));
+    }
+    if folder.rotation_due {
+        parts.push("a member or device is gone: the key changes as soon as an admin is online".to_owned());
+    }
     if let Some(reason) = &folder.frozen {
         parts.push(format!("FROZEN, read-only: {}", harmless(reason)));
     }

@@ -187,6 +187,10 @@ impl FolderSource for Source {
     }
 
     fn on_change(&self, callback: Box<dyn Fn(&[SourceChange]) + Send + Sync>) {
+        let callback: Arc<dyn Fn(&[SourceChange]) + Send + Sync> = callback.into();
+        let told = callback.clone();
+        // After the role says so, which is after the entry that changes it was applied.
+        self.folder.on_standing(move || told(&[SourceChange::Standing]));
         self.folder.replica.on_change(move |changes| {
             let changes: Vec<SourceChange> = changes.iter().filter_map(change).collect();
             if !changes.is_empty() {
@@ -203,8 +207,8 @@ fn change(from: &replica::Change) -> Option<SourceChange> {
         replica::Change::Entry { parent_ino, name, .. } => {
             Some(SourceChange::Entry { parent: *parent_ino, name: name.clone() })
         }
-        // A new role shows in the mode bits; the root's are enough to make the kernel ask again there.
-        replica::Change::Standing => Some(SourceChange::Attr(ROOT)),
+        // What the user may do is told by `on_standing`.
+        replica::Change::Standing => None,
     }
 }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::control::{FolderInfo, FolderStatus, MemberInfo, Pending};
+use super::control::{FolderInfo, FolderStatus, KeptInfo, MemberInfo, Pending, RecoveredFile};
 use super::failure::{Code, Failure};
 use super::profile::{Config, Profile};
 use super::source;
@@ -15,7 +15,7 @@ use crate::format::{AccountId, Role};
 use crate::keyring::Identity;
 use crate::remote::{HttpOptions, HttpRemote, Remote, RemoteError};
 use crate::replica::ReplicaError;
-use crate::sync::{self, Event, Folder, NewAccount, Session, SessionPaths, SyncError};
+use crate::sync::{self, Event, Folder, KeptWork, NewAccount, Session, SessionPaths, SyncError};
 use crate::vfs::FolderSource;
 
 /// How long a command waits for the server to tell what there is.
@@ -23,12 +23,10 @@ const REFRESH: Duration = Duration::from_secs(30);
 /// How long a mount waits for a folder that this device does not know yet.
 const DISCOVER: Duration = Duration::from_secs(10);
 
-/// A folder came, or is no longer this account's; with its id.
+/// A folder came; with its id.
 pub enum FolderChange {
     /// It can be shown.
     Joined(String),
-    /// It must be hidden.
-    Left(String),
 }
 
 /// A folder as the vfs wants it, with what people want to know of it.
@@ -98,11 +96,17 @@ impl Unlocked {
         Ok(self.session.folders().iter().map(|folder| self.info(folder)).collect())
     }
 
-    /// Adds a member.
+    /// Adds a member; a guest until `expires_ms`.
     ///
     /// # Errors
     /// An account that is none, a role that does not allow it; the server.
-    pub fn add_member(&self, folder: &str, account: &str, role: &str) -> Result<MemberInfo, Failure> {
+    pub fn add_member(
+        &self,
+        folder: &str,
+        account: &str,
+        role: &str,
+        expires_ms: Option<i64>,
+    ) -> Result<MemberInfo, Failure> {
         let account: AccountId = account.parse().map_err(|_| {
             Failure::new(
                 Code::Usage,
@@ -113,13 +117,116 @@ impl Unlocked {
         })?;
         let role = role_of(role)?;
         let folder = self.folder(folder)?;
-        self.session.add_member(&folder, account, role).map_err(|error| self.told(error))?;
-        let members = self.session.members(&folder);
-        let added = members.iter().find(|member| member.account == account);
-        added.map(member_info).ok_or_else(|| {
+        let added = match expires_ms {
+            Some(end) => self.session.add_guest(&folder, account, role.writes(), end),
+            None => self.session.add_member(&folder, account, role),
+        };
+        added.map_err(|error| self.told(error))?;
+        self.as_listed(&folder, account)
+    }
+
+    /// Removes a member; returns who it was.
+    ///
+    /// # Errors
+    /// Not a member, not allowed; the server.
+    pub fn remove_member(&self, folder: &str, member: &str) -> Result<MemberInfo, Failure> {
+        let (folder, member) = self.member(folder, member)?;
+        self.session.remove_member(&folder, member.account).map_err(|error| self.told(error))?;
+        Ok(member_info(&member))
+    }
+
+    /// Gives a member another role.
+    ///
+    /// # Errors
+    /// Not a member, not allowed; the server.
+    pub fn set_role(
+        &self,
+        folder: &str,
+        member: &str,
+        role: &str,
+        expires_ms: Option<i64>,
+    ) -> Result<MemberInfo, Failure> {
+        let role = role_of(role)?;
+        let (folder, member) = self.member(folder, member)?;
+        self.session.set_role(&folder, member.account, role, expires_ms).map_err(|error| self.told(error))?;
+        self.as_listed(&folder, member.account)
+    }
+
+    /// Makes another member an owner.
+    ///
+    /// # Errors
+    /// Not a member, not allowed; the server.
+    pub fn transfer(&self, folder: &str, member: &str, step_down: bool) -> Result<MemberInfo, Failure> {
+        let (folder, member) = self.member(folder, member)?;
+        self.session.transfer(&folder, member.account, step_down).map_err(|error| self.told(error))?;
+        self.as_listed(&folder, member.account)
+    }
+
+    /// Leaves a folder; returns which it was.
+    ///
+    /// # Errors
+    /// The only owner; the server.
+    pub fn leave(&self, folder: &str) -> Result<FolderInfo, Failure> {
+        let folder = self.folder(folder)?;
+        let info = self.info(&folder);
+        self.session.leave(&folder).map_err(|error| self.told(error))?;
+        Ok(info)
+    }
+
+    /// Starts a new epoch; returns the folder's name and the epoch.
+    ///
+    /// # Errors
+    /// Not allowed; the server.
+    pub fn rotate(&self, folder: &str) -> Result<(String, u32), Failure> {
+        let folder = self.folder(folder)?;
+        self.session.rotate(&folder).map_err(|error| self.told(error))?;
+        Ok((folder.name(), folder.status().epoch))
+    }
+
+    /// Changes that are kept because they could no longer be uploaded.
+    ///
+    /// # Errors
+    /// Those of the files.
+    pub fn kept(&self) -> Result<Vec<KeptInfo>, Failure> {
+        let kept = self.session.kept_work().map_err(|error| self.told(error))?;
+        let info = |one: KeptWork| KeptInfo {
+            name: one.name,
+            dir: one.dir,
+            folder: one.folder,
+            kept_ms: one.kept_ms,
+            files: one.files,
+            changes: one.changes,
+        };
+        Ok(kept.into_iter().map(info).collect())
+    }
+
+    /// Writes the files of kept changes below `dir`; also tells how many other changes there are.
+    ///
+    /// # Errors
+    /// No such kept changes; those of the files.
+    pub fn recover(&self, name: &str, dir: &std::path::Path) -> Result<(Vec<RecoveredFile>, u64), Failure> {
+        let recovered = self.session.recover(name, dir).map_err(|error| self.told(error))?;
+        let file = |(path, missing_bytes)| RecoveredFile { path, missing_bytes };
+        Ok((recovered.files.into_iter().map(file).collect(), recovered.others))
+    }
+
+    /// A folder, up to date where the server can be reached, and one of its members.
+    fn member(&self, folder: &str, member: &str) -> Result<(Arc<Folder>, sync::Member), Failure> {
+        let folder = self.folder(folder)?;
+        match folder.catch_up_blocking(REFRESH) {
+            Err(error) if !error.is_transient() => return Err(self.told(error)),
+            _ => {}
+        }
+        let member = self.session.member(&folder, member).map_err(|error| self.told(error))?;
+        Ok((folder, member))
+    }
+
+    fn as_listed(&self, folder: &Folder, account: AccountId) -> Result<MemberInfo, Failure> {
+        let members = self.session.members(folder);
+        members.iter().find(|member| member.account == account).map(member_info).ok_or_else(|| {
             Failure::new(
                 Code::Refused,
-                format!("{account} was added and removed by somebody else at once; look: kegfs member list"),
+                format!("somebody else has removed {account} at the same moment; look: kegfs member list"),
             )
         })
     }
@@ -144,6 +251,8 @@ impl Unlocked {
                 stale_since_ms: status.stale_since_ms,
                 pending: Pending { changes: status.pending_ops, bytes: status.pending_bytes },
                 frozen: status.frozen,
+                rotation_due: status.rotation_due,
+                expires_ms: status.expires_ms,
                 last_error: status.last_error,
             }
         };
@@ -196,13 +305,20 @@ impl Unlocked {
         Ok(freed)
     }
 
-    /// Calls `listener` when folders come and go, from background threads.
+    /// Calls `listener` with the id of a folder that is to be taken away, on a background thread, and waits for it.
+    pub fn on_leaving(&self, listener: Box<dyn Fn(&str) + Send + Sync>) {
+        self.session.on_leaving(move |db| listener(&db.to_string()));
+    }
+
+    /// Calls `listener` when folders come, from background threads.
     pub fn on_folder_change(&self, listener: Box<dyn Fn(&FolderChange) + Send + Sync>) {
         self.session.on_event(move |event| match event {
             Event::FolderJoined { db, .. } => listener(&FolderChange::Joined(db.to_string())),
-            Event::RoleChanged { db, role: None } => listener(&FolderChange::Left(db.to_string())),
             Event::RoleChanged { db, role: Some(_) } => listener(&FolderChange::Joined(db.to_string())),
-            Event::Online
+            Event::RoleChanged { role: None, .. }
+            | Event::RotationDue { .. }
+            | Event::Departed { .. }
+            | Event::Online
             | Event::Offline { .. }
             | Event::Misbehaviour { .. }
             | Event::EntryIgnored { .. }
@@ -278,9 +394,11 @@ pub fn role_name(role: Role) -> &'static str {
 }
 
 fn role_of(name: &str) -> Result<Role, Failure> {
-    [Role::Viewer, Role::Editor, Role::Admin, Role::Owner].into_iter().find(|role| role_name(*role) == name).ok_or_else(
-        || Failure::new(Code::Usage, format!("{name} is not a role; there are: viewer, editor, admin, owner")),
-    )
+    use Role::{Admin, Editor, GuestEditor, GuestViewer, Owner, Viewer};
+    let roles = [GuestViewer, GuestEditor, Viewer, Editor, Admin, Owner];
+    roles.into_iter().find(|role| role_name(*role) == name).ok_or_else(|| {
+        Failure::new(Code::Usage, format!("{name} is not a role; there are: guest, viewer, editor, admin, owner"))
+    })
 }
 
 fn member_info(member: &sync::Member) -> MemberInfo {
@@ -288,6 +406,8 @@ fn member_info(member: &sync::Member) -> MemberInfo {
         account: member.account.to_string(),
         name: member.name.clone(),
         role: role_name(member.role).to_owned(),
+        expires_ms: member.expires_ms,
+        me: member.me,
     }
 }
 
@@ -309,13 +429,21 @@ fn failure(server: &str, error: SyncError) -> Failure {
         SyncError::Damaged(_) | SyncError::LostBlob(_) | SyncError::Keyring(_) => Code::Corrupt,
         SyncError::NameTaken(_)
         | SyncError::AlreadyMember { .. }
+        | SyncError::NotTheirMember { .. }
+        | SyncError::AmbiguousMember { .. }
+        | SyncError::LastOwner
+        | SyncError::NoHistory { .. }
         | SyncError::NotAllowed { .. }
         | SyncError::NotAMember
         | SyncError::Frozen(_)
         | SyncError::Misbehaviour(_)
         | SyncError::Refused(_)
         | SyncError::NoSuchAccount(_) => Code::Refused,
-        SyncError::BadName(_) | SyncError::BadLabel(_) => Code::Usage,
+        SyncError::BadName(_)
+        | SyncError::BadLabel(_)
+        | SyncError::PastExpiry
+        | SyncError::Yourself { .. }
+        | SyncError::NoKeptWork(_) => Code::Usage,
         SyncError::NoSuchFolder(_)
         | SyncError::AmbiguousFolder { .. }
         | SyncError::Io { .. }

@@ -60,6 +60,16 @@ impl EpochSecrets {
         Self { epoch, content: Key::random(), history: Some(Key::random()) }
     }
 
+    /// These are the secrets that `start` commits to.
+    pub fn is_of(&self, start: &NewEpoch) -> bool {
+        let content = kdf::commit(labels::COMMIT_CONTENT, &[self.content.as_bytes()]) == start.content_commitment;
+        let history = self
+            .history
+            .as_ref()
+            .is_none_or(|key| kdf::commit(labels::COMMIT_HISTORY, &[key.as_bytes()]) == start.history_commitment);
+        self.epoch == start.epoch && content && history
+    }
+
     fn commitments(&self) -> Option<([u8; 32], [u8; 32])> {
         let history = self.history.as_ref()?;
         let content = kdf::commit(labels::COMMIT_CONTENT, &[self.content.as_bytes()]);
@@ -79,15 +89,8 @@ impl EpochSecrets {
             [] => None,
             bytes => Some(Key::from_slice(bytes).ok_or(CryptoError::Malformed("key box"))?),
         };
-        let content_ok = kdf::commit(labels::COMMIT_CONTENT, &[content.as_bytes()]) == start.content_commitment;
-        let history_ok = history
-            .as_ref()
-            .is_none_or(|key| kdf::commit(labels::COMMIT_HISTORY, &[key.as_bytes()]) == start.history_commitment);
-        if content_ok && history_ok {
-            Ok(Self { epoch: start.epoch, content, history })
-        } else {
-            Err(KeyRingError::Commitment)
-        }
+        let secrets = Self { epoch: start.epoch, content, history };
+        if secrets.is_of(start) { Ok(secrets) } else { Err(KeyRingError::Commitment) }
     }
 }
 

@@ -104,10 +104,23 @@ impl Folders {
         row.filter(|row| row.holds(now_ms())).ok_or_else(Refused::not_found)
     }
 
-    /// The same for who wants to write.
+    /// Up to which entry the caller may read a folder's log: all of it for a member, up to the own removal for who was
+    /// removed, so that a client takes nobody's word for that. Blocks.
     ///
     /// # Errors
-    /// Also [`ErrorCode::Role`].
+    /// As [`Self::member`].
+    pub fn readable_until(&self, caller: &Session, db: &DbId) -> Result<u64, Refused> {
+        match self.store.member(db, &caller.account)? {
+            Some(row) if row.holds(now_ms()) => Ok(u64::MAX),
+            Some(_) => Err(Refused::not_found()),
+            None => self.store.former(db, &caller.account)?.ok_or_else(Refused::not_found),
+        }
+    }
+
+    /// The caller's membership, where it may write. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::member`], and [`ErrorCode::Role`].
     pub fn writer(&self, caller: &Session, db: &DbId) -> Result<MemberRow, Refused> {
         let row = self.member(caller, db)?;
         if row.role.writes() { Ok(row) } else { Err(Refused::new(ErrorCode::Role, Reason::Role.to_string())) }
@@ -198,12 +211,14 @@ impl Folders {
         }
         let boxes = check_boxes(&advanced, &loaded.state, &request.boxes)?;
         let payer = payer(&loaded.state);
+        let told = told_of_removal(&loaded.state, &advanced);
         loaded.state.commit(&advanced);
         loaded.recent.push_back((advanced.seq, hash, advanced.chain));
         if loaded.recent.len() > RECENT {
             loaded.recent.pop_front();
         }
-        let (job, changed) = writes(&loaded.state, payer, &advanced, encode(&request.entry), boxes);
+        let (mut job, changed) = writes(&loaded.state, payer, &advanced, encode(&request.entry), boxes);
+        job.extend(told.map(|account| Write::Former { db, account, seq: advanced.seq }));
         // Under the slot's lock: the order of submission is the order of the log.
         let pending = self.submit(job, db, &advanced, changed);
         Ok(Ordered { pending, seq: advanced.seq, generation })
@@ -300,6 +315,14 @@ fn writes(
         }
     }
     (job, changed)
+}
+
+/// Who is removed by the entry and may read it. Not a guest whose time is over: what the others wrote between the end
+/// and the removal is still sealed under an epoch that the guest has. `state` is the one before the entry.
+fn told_of_removal(state: &FolderState, advanced: &Advanced) -> Option<AccountId> {
+    let Verdict::Membership(body) = &advanced.verdict else { return None };
+    let MembershipChange::Remove { account } = body.change else { return None };
+    state.members().get(&account).filter(|member| !member.expired_at(now_ms())).map(|_| account)
 }
 
 /// Whose quota a folder counts against: the owner who joined first.

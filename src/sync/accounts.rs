@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use futures_util::{StreamExt, TryStreamExt};
 use parking_lot::RwLock;
 
 use super::SyncError;
@@ -14,6 +15,9 @@ use crate::format::{
 use crate::keyring::{AccountLog, AccountLogs};
 use crate::remote::Remote;
 use crate::replica::AccountStore;
+
+/// Accounts that are looked after at once.
+const LOOKS: usize = 16;
 
 /// The account logs that this session knows.
 pub(super) struct Accounts {
@@ -105,6 +109,19 @@ impl Accounts {
         let log = Arc::new(log);
         self.known.write().insert(&log);
         Ok(log)
+    }
+
+    /// Makes sure that the newest states of all these accounts are known.
+    pub async fn freshen(self: &Arc<Self>, accounts: &[AccountId]) -> Result<(), SyncError> {
+        let looks: Vec<_> = accounts.iter().map(|account| Arc::clone(self).look_after(*account)).collect();
+        futures_util::stream::iter(looks).buffer_unordered(LOOKS).try_collect::<()>().await
+    }
+
+    async fn look_after(self: Arc<Self>, account: AccountId) -> Result<(), SyncError> {
+        let known = self.log(&account).map_or(0, |log| log.head().seq);
+        let page = self.remote.account_log(account, known).await?;
+        // What is behind, or ahead, is judged where it is fetched whole.
+        if page.head.seq == known { Ok(()) } else { self.refresh(account).await.map(drop) }
     }
 
     /// Fetches every account log that the verification of `entries` will ask for.

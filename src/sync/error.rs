@@ -70,6 +70,43 @@ pub enum SyncError {
         /// Present role.
         role: Role,
     },
+    /// Nobody of that name or id is in the folder.
+    #[error("{name} is not a member of this folder; `kegfs member list` shows who is")]
+    NotTheirMember {
+        /// As asked for, or as known.
+        name: String,
+    },
+    /// Several members have that name.
+    #[error("{count} members are called '{name}'; use the account's id that `kegfs member list` shows")]
+    AmbiguousMember {
+        /// The name.
+        name: String,
+        /// How many.
+        count: usize,
+    },
+    /// The change would leave the folder without an owner.
+    #[error(
+        "this is the folder's only owner; name another first: kegfs folder transfer FOLDER MEMBER (with --step-down to hand it over)"
+    )]
+    LastOwner,
+    /// A member without full history cannot administer.
+    #[error("{name} was added without the folder's history and cannot become an admin or owner; remove and add again")]
+    NoHistory {
+        /// Display name.
+        name: String,
+    },
+    /// A guest's membership cannot end in the past.
+    #[error("the membership would have ended already; give a time in the future")]
+    PastExpiry,
+    /// The account is the user's own.
+    #[error("that is yourself; {next}")]
+    Yourself {
+        /// The next step.
+        next: &'static str,
+    },
+    /// There is no kept work of that name.
+    #[error("there is no kept work '{0}'; `kegfs recover` lists what there is")]
+    NoKeptWork(String),
     /// The user's role does not allow it.
     #[error("as {role:?} of this folder you cannot {action}; ask an owner")]
     NotAllowed {

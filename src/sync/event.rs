@@ -62,14 +62,31 @@ pub enum Event {
         /// Why, for people.
         reason: String,
     },
+    /// Somebody has the folder's key who should not any more; the client of an admin or owner starts a new epoch as soon
+    /// as one sees it.
+    RotationDue {
+        /// The folder.
+        db: DbId,
+    },
+    /// The user is no member any more, and nothing of the folder is left here.
+    Departed {
+        /// The folder.
+        db: DbId,
+        /// Its name.
+        name: String,
+        /// Where changes are kept that had not reached the server; see [`super::Session::recover`].
+        kept: Option<PathBuf>,
+    },
 }
 
+type Leaving = Box<dyn Fn(&DbId) + Send + Sync>;
 type Listener = Box<dyn Fn(&Event) + Send + Sync>;
 
 /// The listeners of a session. They are called from background tasks and must not block.
 #[derive(Default)]
 pub(super) struct Hub {
     listeners: RwLock<Vec<Listener>>,
+    leaving: RwLock<Vec<Leaving>>,
 }
 
 impl Hub {
@@ -77,11 +94,26 @@ impl Hub {
         self.listeners.write().push(listener);
     }
 
+    pub fn on_leaving(&self, listener: Leaving) {
+        self.leaving.write().push(listener);
+    }
+
+    /// Has everybody bring to the journal what they hold of a folder, and forget it. Blocks.
+    pub fn leave(&self, db: &DbId) {
+        for listener in self.leaving.read().iter() {
+            listener(db);
+        }
+    }
+
     pub fn tell(&self, event: &Event) {
         match event {
             Event::Misbehaviour { .. } | Event::CorruptBlob { .. } => tracing::error!(?event, "server misbehaves"),
             Event::Offline { .. } | Event::UploadBlocked { .. } | Event::EntryIgnored { .. } => tracing::warn!(?event),
-            Event::Online | Event::FolderJoined { .. } | Event::RoleChanged { .. } => tracing::info!(?event),
+            // The folder's name stays out of the log.
+            Event::Departed { db, kept, .. } => tracing::warn!(%db, ?kept, "no longer a member of a folder"),
+            Event::Online | Event::FolderJoined { .. } | Event::RoleChanged { .. } | Event::RotationDue { .. } => {
+                tracing::info!(?event);
+            }
         }
         for listener in self.listeners.read().iter() {
             listener(event);

@@ -18,6 +18,7 @@ use super::accounts::Accounts;
 use super::event::{Event, Hub};
 use super::fetch::{Fetcher, deadline};
 use super::member::Command;
+use super::present::Present;
 use super::runtime::run_on;
 use super::status::{Link, Status};
 use super::upload::RetryNow;
@@ -46,7 +47,11 @@ pub(super) struct Shared {
     /// The event stream stands.
     pub live: AtomicBool,
     pub cache_bytes: u64,
+    /// Folders that the user is no member of any more, for the session to take away.
+    pub departures: mpsc::UnboundedSender<DbId>,
 }
+
+type OnStanding = Box<dyn Fn() + Send + Sync>;
 
 /// A shared folder. Follows the server's log and uploads local changes for as long as the session is open.
 pub struct Folder {
@@ -74,12 +79,15 @@ pub struct Folder {
     pub(super) announced: AtomicU64,
     /// Counts the times that own work was confirmed, or failed for good.
     pub(super) progress: watch::Sender<u64>,
+    /// Something about the membership changed: see `steward`.
+    pub(super) duties: Notify,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) retry_now: RetryNow,
     /// Number of the first operation of the entry that was staged last.
     pub(super) staged_from: AtomicU64,
     fetcher: Arc<Fetcher>,
-    standing: RwLock<Option<Role>>,
+    pub(super) standing: RwLock<Present>,
+    on_standing: RwLock<Option<OnStanding>>,
     frozen: RwLock<Option<String>>,
     pub(super) tasks: Mutex<Vec<tokio::task::AbortHandle>>,
 }
@@ -98,7 +106,7 @@ impl Folder {
         let replica = Replica::open(dir, &key, params)?;
         let local = Arc::new(LocalStore::open(&dir.join("blobs"), shared.cache_bytes)?);
         let verified = Verified::load(&replica)?;
-        let role = verified.state.members().get(&shared.author.account()).map(|member| member.role);
+        let present = Present::of(&verified.state, &shared.author.account());
         let (commands, receiver) = mpsc::channel(16);
         let folder = Arc::new(Self {
             fetcher: Fetcher::new(
@@ -122,10 +130,12 @@ impl Folder {
             upload: Arc::new(Notify::new()),
             announced: AtomicU64::new(0),
             progress: watch::channel(0).0,
+            duties: Notify::new(),
             commands,
             retry_now: RetryNow::default(),
             staged_from: AtomicU64::new(0),
-            standing: RwLock::new(role),
+            standing: RwLock::new(present),
+            on_standing: RwLock::default(),
             frozen: RwLock::new(evidence::frozen(dir)?),
             tasks: Mutex::default(),
             shared: Arc::clone(shared),
@@ -189,7 +199,19 @@ impl Folder {
 
     /// The user's role; `None`: not (or no longer) a member.
     pub fn role(&self) -> Option<Role> {
-        *self.standing.read()
+        self.standing.read().role_now()
+    }
+
+    /// Calls `notify` when what the user may do here has changed, after [`Self::role`] and [`Self::frozen`] say so. It
+    /// must not block.
+    pub fn on_standing(&self, notify: impl Fn() + Send + Sync + 'static) {
+        *self.on_standing.write() = Some(Box::new(notify));
+    }
+
+    pub(super) fn standing_changed(&self) {
+        if let Some(notify) = &*self.on_standing.read() {
+            notify();
+        }
     }
 
     /// Why the folder is read-only although the role may write: the server was caught.
@@ -222,6 +244,7 @@ impl Folder {
     pub fn status(&self) -> Status {
         let (since_ms, stale_since_ms, last_error) = self.link.report();
         let stored = self.local.usage();
+        let present = *self.standing.read();
         Status {
             db: self.id,
             name: self.name(),
@@ -236,6 +259,8 @@ impl Folder {
             pending_bytes: stored.spool_bytes,
             cache_bytes: stored.cache_bytes,
             last_error,
+            rotation_due: present.rotation_due,
+            expires_ms: present.expires_ms,
             frozen: self.frozen(),
         }
     }
@@ -331,15 +356,6 @@ impl Folder {
         Ok(seed.kem_secret())
     }
 
-    /// Takes note of the user's role after the newest entry.
-    pub(super) fn note_role(&self, role: Option<Role>) {
-        let before = std::mem::replace(&mut *self.standing.write(), role);
-        if before != role {
-            self.hub.tell(&Event::RoleChanged { db: self.id, role });
-            self.retry_now();
-        }
-    }
-
     /// Something happened that makes uploading at once right.
     pub(super) fn retry_now(&self) {
         self.retry_now.set();
@@ -358,6 +374,7 @@ impl Folder {
         *self.frozen.write() = Some(what.to_owned());
         self.link.lost(Some(what.to_owned()));
         self.hub.tell(&Event::Misbehaviour { db: self.id, what: what.to_owned(), evidence });
+        self.standing_changed();
         self.note_progress();
     }
 

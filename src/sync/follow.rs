@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::backoff::Backoff;
+use super::present::Present;
 use super::verify::{Taken, take_in};
 use super::{Folder, SyncError};
 use crate::api::{Entries, ErrorCode};
@@ -22,6 +23,10 @@ impl Folder {
     pub(super) async fn run_follower(self: Arc<Self>) {
         let mut backoff = Backoff::default();
         loop {
+            if self.standing.read().is_expired() {
+                // What the server says about it does not matter.
+                return self.depart();
+            }
             let live = self.shared.live.load(Ordering::Acquire);
             let pause = match self.catch_up().await {
                 Ok(()) => {
@@ -45,6 +50,7 @@ impl Folder {
                 }
             };
             // What was announced while catching up has left its permit here.
+            let pause = self.standing.read().time_left().map_or(pause, |left| pause.min(left));
             let _ = tokio::time::timeout(pause, self.follow.notified()).await;
         }
     }
@@ -52,6 +58,13 @@ impl Folder {
     /// Brings the replica to the server's head.
     pub(super) async fn catch_up(self: &Arc<Self>) -> Result<(), SyncError> {
         let _one = self.catching_up.lock().await;
+        self.to_the_end().await?;
+        let now = Present::of(&self.verified.lock().await.state, &self.me);
+        self.at_the_end(now);
+        Ok(())
+    }
+
+    async fn to_the_end(self: &Arc<Self>) -> Result<(), SyncError> {
         if let Some(why) = self.frozen() {
             return Err(SyncError::Frozen(why));
         }

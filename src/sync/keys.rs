@@ -3,12 +3,13 @@
 //!
 //! A newcomer with full history meets sealed batches long before the entry that brought the own box. So the log is
 //! walked ahead, verified but not applied, to its end; the newest box opens the current epoch and the back-links
-//! lead from there to every earlier one.
+//! lead from there to every earlier one. Who reads from some point on has a box for each epoch since, and takes them
+//! all. Boxes from before the own removal belong to a membership that is over.
 
 use super::verify::{Chains, Verified, brings_key};
 use super::{Folder, SyncError};
 use crate::crypto::merkle;
-use crate::format::{Head, MembershipChange, NewEpoch, SignedEntry};
+use crate::format::{Head, KeyBox, MembershipChange, NewEpoch, SignedEntry};
 use crate::keyring::{KeyRing, Misbehaviour, Verdict, box_leaf};
 
 /// Bytes of entries per request on the way ahead.
@@ -28,7 +29,7 @@ impl Folder {
     /// Completes the key ring from the log after the verified state, of which `ahead` is the beginning.
     pub(super) async fn obtain_keys(&self, verified: &mut Verified, ahead: &[SignedEntry]) -> Result<(), SyncError> {
         let (mut state, mut heads) = (verified.state.clone(), Vec::<Head>::new());
-        let mut promise: Option<Promise> = None;
+        let mut promises: Vec<Promise> = Vec::new();
         let mut page = ahead.to_vec();
         loop {
             self.accounts.prepare(&page).await?;
@@ -37,17 +38,21 @@ impl Folder {
                 let caught = |error: Misbehaviour| SyncError::Misbehaviour(error.to_string());
                 let advanced = state.check(entry, &*self.accounts, &chains).map_err(caught)?;
                 if let Verdict::Membership(body) = &advanced.verdict
+                    && matches!(body.change, MembershipChange::Remove { account } if account == self.me)
+                {
+                    promises.clear();
+                } else if let Verdict::Membership(body) = &advanced.verdict
                     && brings_key(&advanced.envelope.author, body, &state, &self.me, &verified.ring)
                 {
-                    promise = match (&body.new_epoch, &body.change) {
+                    promises.extend(match (&body.new_epoch, &body.change) {
                         (Some(start), _) => Some(Promise { seq: advanced.seq, start: start.clone(), leaf: None }),
                         (None, MembershipChange::Add { grant: Some(grant), .. }) => {
                             state.epochs().last().filter(|epoch| epoch.start.epoch == grant.epoch).map(|epoch| {
                                 Promise { seq: advanced.seq, start: epoch.start.clone(), leaf: Some(grant.leaf) }
                             })
                         }
-                        _ => promise,
-                    };
+                        _ => None,
+                    });
                 }
                 state.commit(&advanced);
                 heads.push(advanced.head());
@@ -59,9 +64,29 @@ impl Folder {
             }
             page = next.entries;
         }
-        let promise = promise.ok_or_else(|| {
-            SyncError::Damaged("the log has no key for this member; ask an admin to add you again".to_owned())
-        })?;
+        let member = state.members().contains_key(&self.me);
+        if member && promises.is_empty() && verified.ring.epoch(state.epoch()).is_err() {
+            let what = "the log has no key for this member; ask an admin to add you again";
+            return Err(SyncError::Damaged(what.to_owned()));
+        }
+        let mut ring = KeyRing::from_bytes(&verified.ring.to_bytes())?;
+        // Newest first: with history it leads to all the others.
+        for promise in promises.iter().rev() {
+            if ring.epoch(promise.start.epoch).is_ok_and(|secrets| secrets.is_of(&promise.start)) {
+                continue;
+            }
+            let sealed = self.fetch_box(promise).await?;
+            let seed = self.user_key(sealed.generation)?;
+            ring.open_box(&promise.start, &sealed, &seed, state.epochs())?;
+        }
+        self.replica.store_keyring(&ring.to_bytes())?;
+        verified.ring = ring;
+        verified.searched = Some(state.epoch());
+        Ok(())
+    }
+
+    /// The own box that the log promises.
+    async fn fetch_box(&self, promise: &Promise) -> Result<KeyBox, SyncError> {
         let answer = self.remote.member_box(self.id(), promise.seq).await?;
         let leaf = box_leaf(&answer.key_box);
         let committed = match promise.leaf {
@@ -72,14 +97,10 @@ impl Folder {
                 merkle::verify(&promise.start.boxes_root, &leaf, index, count, &proof)
             }
         };
-        if !committed || answer.key_box.account != self.me {
-            return Err(SyncError::Misbehaviour("it sent a key box that the folder's log does not contain".to_owned()));
+        if committed && answer.key_box.account == self.me {
+            Ok(answer.key_box)
+        } else {
+            Err(SyncError::Misbehaviour("it sent a key box that the folder's log does not contain".to_owned()))
         }
-        let seed = self.user_key(answer.key_box.generation)?;
-        let mut ring = KeyRing::from_bytes(&verified.ring.to_bytes())?;
-        ring.open_box(&promise.start, &answer.key_box, &seed, state.epochs())?;
-        self.replica.store_keyring(&ring.to_bytes())?;
-        verified.ring = ring;
-        Ok(())
     }
 }

@@ -1,15 +1,19 @@
 //! Changes of membership: signed on the log's newest entry, again if somebody else was faster.
+//!
+//! A change that must shut somebody out brings a new epoch, boxed to all who stay, in the same entry.
 
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
 use super::status::now_ms;
-use super::verify::{Chains, Verified};
+use super::verify::{Chains, Taken, Verified, take_in};
 use super::{Folder, SyncError};
 use crate::api::ErrorCode;
 use crate::format::{AccountId, KeyBox, Membership, MembershipChange, Role, SignedEntry};
-use crate::keyring::{AccountLog, Position, Reason, Verdict, grant};
+use crate::keyring::{
+    AccountLog, AccountLogs, EpochSecrets, Position, Reason, RecipientsError, Verdict, grant, new_epoch_for,
+};
 
 /// How often a change is signed anew because the log has grown meanwhile. Each time somebody else got on.
 const ATTEMPTS: usize = 16;
@@ -23,8 +27,24 @@ pub(super) struct Command {
 /// A wanted change.
 #[derive(Clone)]
 pub(super) enum Change {
-    /// A new member with full history.
-    Add { newcomer: Arc<AccountLog>, role: Role },
+    /// A new member, with full history or from now on.
+    Add { newcomer: Arc<AccountLog>, role: Role, expires_ms: Option<i64>, history: bool },
+    /// A member no more; the user's own account leaves.
+    Remove { account: AccountId },
+    /// The same for a guest whose time is over, unless somebody has extended it.
+    Expire { account: AccountId },
+    /// Another role.
+    SetRole { account: AccountId, role: Role, expires_ms: Option<i64> },
+    /// An epoch after this one.
+    Rotate { after: u32 },
+}
+
+/// A signed change, ready to be sent.
+struct Signed {
+    entry: SignedEntry,
+    boxes: Vec<KeyBox>,
+    secrets: Option<EpochSecrets>,
+    seq: u64,
 }
 
 impl Folder {
@@ -37,16 +57,33 @@ impl Folder {
 
     /// Makes the change. The caller holds `authoring`, and no own entry is on its way.
     pub(super) async fn make_change(self: &Arc<Self>, change: &Change) -> Result<(), SyncError> {
+        self.catch_up().await?;
+        if change.shuts_out(&self.me) {
+            self.check_allowed(change.action())?;
+            let members: Vec<AccountId> = self.verified.lock().await.state.members().keys().copied().collect();
+            self.accounts.freshen(&members).await?;
+        }
+        let mut perhaps_sent = false;
         for _ in 0..ATTEMPTS {
-            self.catch_up().await?;
-            let (entry, boxes, seq) = {
-                let verified = self.verified.lock().await;
-                let (entry, boxes) = self.sign_change(&verified, change)?;
-                (entry, boxes, verified.state.head().seq + 1)
+            let verified = Arc::clone(&self.verified).lock_owned().await;
+            if self.is_done(&verified, change, perhaps_sent) {
+                return Ok(());
+            }
+            let (this, wanted) = (Arc::clone(self), change.clone());
+            // Sealing thousands of boxes takes seconds.
+            let signing = tokio::task::spawn_blocking(move || this.sign_change(&verified, &wanted));
+            let signed = match signing.await.map_err(|_| SyncError::Closed)? {
+                Ok(signed) => signed,
+                Err(Unsigned::Needs(account)) => {
+                    self.accounts.refresh(account).await?;
+                    continue;
+                }
+                Err(Unsigned::Failed(error)) => return Err(error),
             };
-            match self.remote.append(self.id(), &entry, &boxes).await {
+            match self.remote.append(self.id(), &signed.entry, &signed.boxes).await {
                 Ok(got) => {
-                    tracing::debug!(db = %self.id(), seq, got, "membership changed");
+                    tracing::debug!(db = %self.id(), got, "membership changed");
+                    self.take_own(signed, got).await?;
                     return self.catch_up().await;
                 }
                 // Somebody was faster.
@@ -56,35 +93,73 @@ impl Folder {
                         Some(ErrorCode::StaleObserved | ErrorCode::StaleEpoch | ErrorCode::Counter)
                     ) => {}
                 // Whether it was appended is unknown: the log tells. The same counter never counts twice.
-                Err(error) if error.is_transient() => {
-                    self.catch_up().await?;
-                    if self.is_done(change).await {
-                        return Ok(());
-                    }
-                }
+                Err(error) if error.is_transient() => perhaps_sent = true,
                 Err(error) => return Err(error.into()),
             }
+            self.catch_up().await?;
         }
         Err(SyncError::TimedOut("changing the members of a busy folder"))
     }
 
-    async fn is_done(&self, change: &Change) -> bool {
-        let verified = self.verified.lock().await;
-        match change {
-            Change::Add { newcomer, .. } => verified.state.members().contains_key(&newcomer.id()),
+    /// Takes in the own entry that the server says is number `seq`, with the secrets that were made for it, where it
+    /// follows what is known. Otherwise catching up finds it.
+    async fn take_own(self: &Arc<Self>, signed: Signed, seq: u64) -> Result<(), SyncError> {
+        let mut verified = Arc::clone(&self.verified).lock_owned().await;
+        let (Some(secrets), true) = (signed.secrets, seq == signed.seq && verified.state.head().seq + 1 == seq) else {
+            return Ok(());
+        };
+        let this = Arc::clone(self);
+        let taken = tokio::task::spawn_blocking(move || {
+            verified.ring.insert(secrets);
+            this.replica.store_keyring(&verified.ring.to_bytes())?;
+            take_in(&this, &mut verified, std::slice::from_ref(&signed.entry))
+        });
+        match taken.await.map_err(|_| SyncError::Closed)?? {
+            Taken::All | Taken::NeedsKeys(_) => Ok(()),
+            Taken::Caught(_, misbehaviour) => Err(SyncError::Misbehaviour(misbehaviour.to_string())),
         }
     }
 
-    fn sign_change(&self, verified: &Verified, change: &Change) -> Result<(SignedEntry, Vec<KeyBox>), SyncError> {
-        let (body, boxes, action) = match change {
-            Change::Add { newcomer, role } => {
-                if let Some(member) = verified.state.members().get(&newcomer.id()) {
-                    return Err(SyncError::AlreadyMember { name: newcomer.name().to_owned(), role: member.role });
-                }
-                let (body, sealed) = add(verified, newcomer, *role)?;
-                (body, vec![sealed], "add members")
+    /// Nothing is left to do. That somebody is a member already, or none, is an error for who asks for it, unless the
+    /// own request may have caused it.
+    fn is_done(&self, verified: &Verified, change: &Change, perhaps_sent: bool) -> bool {
+        let members = verified.state.members();
+        match change {
+            Change::Add { newcomer, .. } => perhaps_sent && members.contains_key(&newcomer.id()),
+            Change::Remove { account } => perhaps_sent && !members.contains_key(account),
+            Change::Expire { account } => members.get(account).is_none_or(|member| !member.expired_at(now_ms())),
+            Change::SetRole { account, role, expires_ms } => {
+                members.get(account).is_some_and(|member| member.role == *role && member.expires_ms == *expires_ms)
             }
-        };
+            Change::Rotate { after } => verified.state.epoch() > *after,
+        }
+    }
+
+    fn sign_change(&self, verified: &Verified, change: &Change) -> Result<Signed, Unsigned> {
+        self.check_subject(verified, change)?;
+        let epoch = verified.state.epochs().last().ok_or(SyncError::NotAMember)?;
+        let mut boxes = Vec::new();
+        let mut wanted = change.entry();
+        if let (MembershipChange::Add { account, grant: promised, .. }, Change::Add { newcomer, history: true, .. }) =
+            (&mut wanted, change)
+        {
+            let secrets = verified.ring.epoch(epoch.start.epoch).map_err(SyncError::from)?;
+            let bad_key = |_| SyncError::Misbehaviour(format!("account {account} has an unusable key"));
+            let (generation, key) = newcomer.user_key().map_err(bad_key)?;
+            let (promise, sealed) =
+                grant(secrets, &epoch.start, *account, generation, &key).map_err(SyncError::from)?;
+            *promised = Some(promise);
+            boxes.push(sealed);
+        }
+        let (mut new_epoch, mut secrets) = (None, None);
+        if change.shuts_out(&self.me) {
+            self.check_allowed(change.action())?;
+            let current = verified.ring.epoch(epoch.start.epoch).map_err(SyncError::from)?;
+            let recipients = verified.state.recipients(&wanted, &*self.accounts)?;
+            let (start, sealed, fresh) = new_epoch_for(Some(current), &recipients).map_err(SyncError::from)?;
+            (new_epoch, secrets, boxes) = (Some(start), Some(fresh), sealed);
+        }
+        let body = Membership { change: wanted, new_epoch };
         let entry = self.shared.author.membership(&self.position(verified)?, &body);
         // What every member would ignore is refused here, with the reason.
         let chains = Chains { replica: &self.replica, recent: &[] };
@@ -93,19 +168,57 @@ impl Folder {
             .check(&entry, &*self.accounts, &chains)
             .map_err(|error| SyncError::Damaged(error.to_string()))?;
         match advanced.verdict {
-            Verdict::Ignored(Reason::NotMember) => Err(SyncError::NotAMember),
-            Verdict::Ignored(Reason::Role) => match self.role() {
-                Some(role) => Err(SyncError::NotAllowed { role, action }),
-                None => Err(SyncError::NotAMember),
-            },
-            Verdict::Ignored(reason) => Err(SyncError::Refused(reason.to_string())),
-            Verdict::Membership(_) | Verdict::Batch => Ok((entry, boxes)),
+            Verdict::Ignored(Reason::NotMember) => Err(SyncError::NotAMember.into()),
+            Verdict::Ignored(Reason::Role) => Err(self.not_allowed(change.action()).into()),
+            Verdict::Ignored(reason) => Err(SyncError::Refused(reason.to_string()).into()),
+            Verdict::Membership(_) | Verdict::Batch => Ok(Signed { entry, boxes, secrets, seq: advanced.seq }),
         }
+    }
+
+    /// What is wrong with whom the change is about, in words that help.
+    fn check_subject(&self, verified: &Verified, change: &Change) -> Result<(), SyncError> {
+        let members = verified.state.members();
+        let present = |account: &AccountId| {
+            members.get(account).ok_or_else(|| SyncError::NotTheirMember { name: self.name_of(account) })
+        };
+        match change {
+            Change::Add { newcomer, .. } => match members.get(&newcomer.id()) {
+                Some(member) => Err(SyncError::AlreadyMember { name: newcomer.name().to_owned(), role: member.role }),
+                None => Ok(()),
+            },
+            Change::Remove { account } | Change::Expire { account } => {
+                present(account)?;
+                if verified.state.is_last_owner(account) { Err(SyncError::LastOwner) } else { Ok(()) }
+            }
+            Change::SetRole { account, role, .. } => {
+                let member = present(account)?;
+                if *role != Role::Owner && verified.state.is_last_owner(account) {
+                    return Err(SyncError::LastOwner);
+                }
+                if role.administers() && !member.history {
+                    return Err(SyncError::NoHistory { name: self.name_of(account) });
+                }
+                Ok(())
+            }
+            Change::Rotate { .. } => Ok(()),
+        }
+    }
+
+    /// Who does not administer has no secrets to start an epoch with.
+    fn check_allowed(&self, action: &'static str) -> Result<(), SyncError> {
+        if self.role().is_some_and(Role::administers) { Ok(()) } else { Err(self.not_allowed(action)) }
+    }
+
+    fn not_allowed(&self, action: &'static str) -> SyncError {
+        self.role().map_or(SyncError::NotAMember, |role| SyncError::NotAllowed { role, action })
+    }
+
+    fn name_of(&self, account: &AccountId) -> String {
+        self.accounts.log(account).map_or_else(|| account.to_string(), |log| log.name().to_owned())
     }
 
     /// Where the device's next entry goes.
     pub(super) fn position(&self, verified: &Verified) -> Result<Position, SyncError> {
-        use crate::keyring::AccountLogs;
         let own = self.accounts.log(&self.me).ok_or(SyncError::NoSuchAccount(self.me))?;
         Ok(Position {
             db: self.id(),
@@ -118,14 +231,63 @@ impl Folder {
     }
 }
 
-fn add(verified: &Verified, newcomer: &AccountLog, role: Role) -> Result<(Membership, KeyBox), SyncError> {
-    let account: AccountId = newcomer.id();
-    let epoch = verified.state.epochs().last().ok_or(SyncError::NotAMember)?;
-    let secrets = verified.ring.epoch(epoch.start.epoch)?;
-    let bad_key = |_| SyncError::Misbehaviour(format!("account {account} has an unusable key"));
-    let (generation, key) = newcomer.user_key().map_err(bad_key)?;
-    let (promise, sealed) = grant(secrets, &epoch.start, account, generation, &key)?;
-    let change =
-        MembershipChange::Add { account, account_head: newcomer.head(), role, expires_ms: None, grant: Some(promise) };
-    Ok((Membership { change, new_epoch: None }, sealed))
+impl Change {
+    /// It starts a new epoch. Who leaves starts none: the others do.
+    fn shuts_out(&self, me: &AccountId) -> bool {
+        match self {
+            Self::Add { history, .. } => !history,
+            Self::Remove { account } | Self::Expire { account } => account != me,
+            Self::SetRole { .. } => false,
+            Self::Rotate { .. } => true,
+        }
+    }
+
+    /// The change as the log has it; the grant is still to be made.
+    fn entry(&self) -> MembershipChange {
+        match self {
+            Self::Add { newcomer, role, expires_ms, .. } => MembershipChange::Add {
+                account: newcomer.id(),
+                account_head: newcomer.head(),
+                role: *role,
+                expires_ms: *expires_ms,
+                grant: None,
+            },
+            Self::Remove { account } | Self::Expire { account } => MembershipChange::Remove { account: *account },
+            Self::SetRole { account, role, expires_ms } => {
+                MembershipChange::SetRole { account: *account, role: *role, expires_ms: *expires_ms }
+            }
+            Self::Rotate { .. } => MembershipChange::Rotate,
+        }
+    }
+
+    fn action(&self) -> &'static str {
+        match self {
+            Self::Add { .. } => "add members in that role",
+            Self::Remove { .. } | Self::Expire { .. } => "remove that member",
+            Self::SetRole { .. } => "give or take that role",
+            Self::Rotate { .. } => "change the folder's key",
+        }
+    }
+}
+
+/// Why a change was not signed.
+enum Unsigned {
+    /// The log of this account is needed first.
+    Needs(AccountId),
+    Failed(SyncError),
+}
+
+impl From<SyncError> for Unsigned {
+    fn from(error: SyncError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<RecipientsError> for Unsigned {
+    fn from(error: RecipientsError) -> Self {
+        match error {
+            RecipientsError::AccountMissing { account, .. } => Self::Needs(account),
+            RecipientsError::BadKey(_) => Self::Failed(SyncError::Misbehaviour(error.to_string())),
+        }
+    }
 }

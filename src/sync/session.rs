@@ -9,12 +9,12 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::accounts::Accounts;
 use super::event::Event;
 use super::folder::Shared;
-use super::member::Change;
 use super::runtime::Runtimes;
 use super::status::now_ms;
 use super::upload::Uploader;
@@ -22,7 +22,7 @@ use super::verify::{Taken, take_in};
 use super::{Folder, SyncError};
 use crate::crypto::{kdf, labels};
 use crate::format::{
-    AccountId, DbId, DeviceId, Head, Membership, MembershipChange, OpKind, Role, SignedEntry, check_name, limits,
+    AccountId, DbId, DeviceId, Head, Membership, MembershipChange, OpKind, SignedEntry, check_name, limits,
 };
 use crate::keyring::{AccountLogs, Author, AuthorState, Identity, Position, db_id, new_epoch};
 use crate::remote::Remote;
@@ -30,7 +30,7 @@ use crate::replica::{AccountStore, FolderRecord};
 use crate::sys::clock;
 
 /// How long the calls that need the server take at most, where they name no deadline themselves.
-const CALL_DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const CALL_DEADLINE: Duration = Duration::from_secs(60);
 /// Bytes of ciphertext that each folder keeps for reading, unless told otherwise.
 pub const DEFAULT_CACHE_BYTES: u64 = 8 << 30;
 
@@ -45,21 +45,6 @@ pub struct SessionPaths {
     pub cache_bytes: u64,
 }
 
-/// A member of a folder, for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// Who.
-    pub account: AccountId,
-    /// The name that the account gave itself.
-    pub name: String,
-    /// As what.
-    pub role: Role,
-    /// Guests: end of membership, milliseconds since 1970 UTC.
-    pub expires_ms: Option<i64>,
-    /// This is the user.
-    pub me: bool,
-}
-
 /// What a new folder needs before its tasks start.
 type Prepare<'a> = &'a dyn Fn(&Arc<Folder>) -> Result<(), SyncError>;
 
@@ -72,11 +57,11 @@ pub struct Session {
 
 pub(super) struct Inner {
     pub shared: Arc<Shared>,
-    store: Arc<AccountStore>,
-    paths: SessionPaths,
-    folders: RwLock<BTreeMap<DbId, Arc<Folder>>>,
-    /// Taken while a folder is being opened, so that none is opened twice.
-    opening: Mutex<()>,
+    pub(super) store: Arc<AccountStore>,
+    pub(super) paths: SessionPaths,
+    pub(super) folders: RwLock<BTreeMap<DbId, Arc<Folder>>>,
+    /// Taken while a folder is being opened or taken away, so that none is opened twice.
+    pub(super) opening: Mutex<()>,
     tasks: Mutex<Vec<AbortHandle>>,
     closed: AtomicBool,
 }
@@ -101,6 +86,7 @@ impl Session {
             }
         };
         let device = identity.device_id();
+        let (departures, departing) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             author: Author::new(&identity),
             label: own.label(&device),
@@ -113,6 +99,7 @@ impl Session {
             background: runtimes.background(),
             live: AtomicBool::new(false),
             cache_bytes: paths.cache_bytes,
+            departures,
         });
         let inner = Arc::new(Inner {
             shared,
@@ -123,11 +110,14 @@ impl Session {
             tasks: Mutex::default(),
             closed: AtomicBool::new(false),
         });
+        inner.sweep_departed()?;
         for record in inner.store.folders()? {
             inner.open_folder(record.db, None)?;
         }
-        let stream = inner.shared.foreground.spawn(Inner::run_stream(Arc::downgrade(&inner)));
-        inner.tasks.lock().push(stream.abort_handle());
+        let runtime = &inner.shared.foreground;
+        let stream = runtime.spawn(Inner::run_stream(Arc::downgrade(&inner)));
+        let departures = runtime.spawn(Inner::run_departures(Arc::downgrade(&inner), departing));
+        inner.tasks.lock().extend([stream.abort_handle(), departures.abort_handle()]);
         Ok(Arc::new(Self { inner, runtimes }))
     }
 
@@ -223,38 +213,6 @@ impl Session {
         Ok(folder)
     }
 
-    /// Makes `account` a member with full history, verified against its log, which is fetched anew.
-    ///
-    /// # Errors
-    /// [`SyncError::NoSuchAccount`], [`SyncError::AlreadyMember`], [`SyncError::NotAllowed`], [`SyncError::Remote`].
-    pub fn add_member(&self, folder: &Arc<Folder>, account: AccountId, role: Role) -> Result<(), SyncError> {
-        let (inner, folder) = (Arc::clone(&self.inner), Arc::clone(folder));
-        self.timed(CALL_DEADLINE, "adding the member", async move {
-            let newcomer = inner.shared.accounts.refresh(account).await?;
-            folder.change_membership(Change::Add { newcomer, role }).await
-        })
-    }
-
-    /// The members of a folder as of its verified head, by name.
-    pub fn members(&self, folder: &Folder) -> Vec<Member> {
-        let me = self.account();
-        let named = |account: &AccountId| {
-            let log = self.inner.shared.accounts.log(account);
-            log.map_or_else(|| account.to_string(), |log| log.name().to_owned())
-        };
-        let standing = folder.replica.standing();
-        let member = |member: &crate::replica::MemberInfo| Member {
-            account: member.account,
-            name: named(&member.account),
-            role: member.role,
-            expires_ms: member.expires_ms,
-            me: member.account == me,
-        };
-        let mut members: Vec<_> = standing.members.iter().map(member).collect();
-        members.sort_by(|one, other| (&one.name, one.account).cmp(&(&other.name, other.account)));
-        members
-    }
-
     /// Waits until the server has everything of all folders.
     ///
     /// # Errors
@@ -276,7 +234,13 @@ impl Session {
         self.inner.close()
     }
 
-    fn timed<T: Send + 'static>(
+    /// Calls `listener` on a background thread when a folder is to be taken away. When it returns, nothing of the folder
+    /// may be in memory that is not in its journal.
+    pub fn on_leaving(&self, listener: impl Fn(&DbId) + Send + Sync + 'static) {
+        self.inner.shared.hub.on_leaving(Box::new(listener));
+    }
+
+    pub(super) fn timed<T: Send + 'static>(
         &self,
         within: Duration,
         what: &'static str,
@@ -315,7 +279,8 @@ impl Inner {
         let runtime = &self.shared.foreground;
         let follower = runtime.spawn(Arc::clone(&folder).run_follower());
         let uploader = runtime.spawn(Uploader::new(Arc::clone(&folder), commands).run());
-        folder.tasks.lock().extend([follower.abort_handle(), uploader.abort_handle()]);
+        let steward = runtime.spawn(Arc::clone(&folder).run_steward());
+        folder.tasks.lock().extend([follower, uploader, steward].map(|task| task.abort_handle()));
         Ok(folder)
     }
 

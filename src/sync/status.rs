@@ -37,6 +37,10 @@ pub struct Status {
     pub cache_bytes: u64,
     /// What went wrong last, for people; `None` after success.
     pub last_error: Option<String>,
+    /// Somebody has the key who should not any more; an admin's client is to start a new epoch.
+    pub rotation_due: bool,
+    /// Guests: end of the user's own membership, milliseconds since 1970 UTC.
+    pub expires_ms: Option<i64>,
     /// Why the folder is read-only although the role writes: the server was caught.
     pub frozen: Option<String>,
 }

@@ -175,6 +175,7 @@ impl Uploader {
         }
         if !self.folder.role().is_some_and(Role::writes) || self.folder.frozen().is_some() {
             // Pending work is kept; a change of role wakes this task.
+            self.tell_waiting();
             return BLOCKED;
         }
         if self.job.is_some() && self.flying.len() >= PARALLEL {
@@ -223,6 +224,19 @@ impl Uploader {
             }
         }));
         BLOCKED
+    }
+
+    /// Tells once that changes wait for a role that may write.
+    fn tell_waiting(&mut self) {
+        let waiting = self.folder.replica.pending_counts().pending;
+        if let (Some(role), true) = (self.folder.role(), waiting > 0 && self.folder.frozen().is_none()) {
+            let text = format!("{}; {waiting} changes wait", SyncError::NotAllowed { role, action: "write" });
+            if self.blocked.as_ref() != Some(&text) {
+                self.folder.link.note_error(Some(text.clone()));
+                self.folder.hub.tell(&Event::UploadBlocked { db: self.folder.id(), reason: text.clone() });
+                self.blocked = Some(text);
+            }
+        }
     }
 
     /// Looks at the front of the journal, after the blobs of entries that are staged already.

@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use super::accounts::Accounts;
 use super::event::{Event, Hub};
+use super::present::Present;
 use super::{Folder, SyncError};
 use crate::format::{AccountId, ChainHash, DeviceId, Head, Membership, MembershipChange, SignedEntry};
 use crate::keyring::AccountLogs;
-use crate::keyring::{Advanced, AuthorState, ChainHistory, FolderState, KeyRing, Misbehaviour, Verdict, open_batch};
+use crate::keyring::{
+    Advanced, AuthorState, ChainHistory, FolderState, KeyRing, KeyRingError, Misbehaviour, Verdict, open_batch,
+};
 use crate::replica::{Confirmed, MemberInfo, Replica, Standing};
 
 /// Operations that one transaction applies at most, unless one entry alone has more. A longer one would keep readers
@@ -22,6 +25,9 @@ const GROUP_ENTRIES: usize = 512;
 pub(super) struct Verified {
     pub state: FolderState,
     pub ring: KeyRing,
+    /// Of the epochs up to this one, those that the ring lacks are not this member's: the log was searched for boxes
+    /// beyond them. What was written under them is passed over.
+    pub searched: Option<u32>,
 }
 
 /// How far taking in came.
@@ -52,7 +58,12 @@ impl Verified {
                 authors.map(|(device, counter, previous)| (device, AuthorState { counter, previous })).collect();
             FolderState::from_bytes(&replica.standing().state, mark, authors).map_err(|_| damaged("folder state"))?
         };
-        Ok(Self { state, ring })
+        Ok(Self { state, ring, searched: None })
+    }
+
+    /// The epoch's key may still be found in the log.
+    fn may_open(&self, epoch: u32) -> bool {
+        self.searched.is_none_or(|searched| epoch > searched)
     }
 
     /// Drops what was verified but not applied.
@@ -89,7 +100,6 @@ pub(super) fn brings_key(
     me: &AccountId,
     ring: &KeyRing,
 ) -> bool {
-    let lacks = |epoch: u32| ring.epoch(epoch).is_err();
     let member_after = match &body.change {
         MembershipChange::Create => author == me,
         MembershipChange::Add { account, .. } if account == me => true,
@@ -97,8 +107,11 @@ pub(super) fn brings_key(
         _ => state.members().contains_key(me),
     };
     match (&body.new_epoch, &body.change) {
-        (Some(start), _) => member_after && lacks(start.epoch),
-        (None, MembershipChange::Add { account, grant: Some(grant), .. }) => account == me && lacks(grant.epoch),
+        // Secrets that were made here for an epoch that somebody else then started are not those of the log.
+        (Some(start), _) => member_after && !ring.epoch(start.epoch).is_ok_and(|secrets| secrets.is_of(start)),
+        (None, MembershipChange::Add { account, grant: Some(grant), .. }) => {
+            account == me && ring.epoch(grant.epoch).is_err()
+        }
         _ => false,
     }
 }
@@ -163,9 +176,14 @@ impl Intake<'_> {
             };
             let me = &self.folder.me;
             let needs_keys = match &advanced.verdict {
-                Verdict::Batch => verified.ring.epoch(advanced.envelope.epoch).is_err(),
+                Verdict::Batch => {
+                    let epoch = advanced.envelope.epoch;
+                    verified.may_open(epoch) && verified.ring.epoch(epoch).is_err()
+                }
                 Verdict::Membership(body) => {
-                    brings_key(&advanced.envelope.author, body, &verified.state, me, &verified.ring)
+                    let epoch = body.new_epoch.as_ref().map_or(verified.state.epoch(), |start| start.epoch);
+                    verified.may_open(epoch)
+                        && brings_key(&advanced.envelope.author, body, &verified.state, me, &verified.ring)
                 }
                 Verdict::Ignored(_) => false,
             };
@@ -189,6 +207,8 @@ impl Intake<'_> {
         let batch = match &advanced.verdict {
             Verdict::Batch => match open_batch(&db, &advanced.envelope, &verified.ring) {
                 Ok(batch) => Some(batch),
+                // Written while the user was no member, or before, without a grant of history.
+                Err(KeyRingError::NoEpoch(_)) => None,
                 // Every member has the same key and comes to the same result: the entry counts for nothing.
                 Err(error) => {
                     ignored(error.to_string());
@@ -215,10 +235,10 @@ impl Intake<'_> {
             return Ok(());
         }
         let standing = std::mem::take(&mut self.standing).then(|| verified.standing(&self.folder.me));
-        let role = standing.as_ref().map(|standing| standing.role);
+        let present = standing.is_some().then(|| Present::of(&verified.state, &self.folder.me));
         self.folder.replica.apply(&self.group, standing)?;
-        if let Some(role) = role {
-            self.folder.note_role(role);
+        if let Some(present) = present {
+            self.folder.note_standing(present);
         }
         for confirmed in self.group.iter().filter(|confirmed| confirmed.envelope.device == self.folder.device) {
             for blob in &confirmed.envelope.adds {

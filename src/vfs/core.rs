@@ -16,6 +16,7 @@ use super::buffer::Budget;
 use super::flush::SyncRequest;
 use super::handles::{DirHandle, FileHandle};
 use super::inode::{Pin, Table};
+use super::known::Known;
 use super::mounted::Mounted;
 use super::pool::Pool;
 use super::sealer::{Job, Worker};
@@ -45,6 +46,8 @@ pub(super) struct Core {
     /// The mount lists folders, rather than being one.
     pub lists_folders: bool,
     pub notifier: OnceLock<Arc<dyn Notifier>>,
+    /// Inodes that the kernel has and may have cached something of.
+    pub known: Known,
     pub versions: Mutex<LruCache<Ino, Stamp>>,
     /// Buffers in which answers of several segments are put together.
     pub replies: Mutex<Vec<Vec<u8>>>,
@@ -84,6 +87,7 @@ impl Core {
             folders: RwLock::new(vec![None]),
             lists_folders,
             notifier: OnceLock::new(),
+            known: Known::default(),
             versions: Mutex::new(LruCache::new(std::num::NonZeroUsize::MIN.saturating_add(VERSIONS_MAX - 1))),
             replies: Mutex::default(),
             fetchers: Pool::start("kegfs-fetch", FETCHERS)?,
@@ -187,7 +191,8 @@ impl Core {
     pub(super) fn locate(&self, ino: Ino) -> Result<(Arc<Mounted>, u64), VfsError> {
         let (index, local) = Mounted::split(ino);
         let folders = self.folders.read();
-        let folder = folders.get(index as usize).cloned().flatten().ok_or(VfsError::NotFound)?;
+        // A folder that was taken away leaves its place empty: its inodes are gone rather than unknown.
+        let folder = folders.get(index as usize).ok_or(VfsError::NotFound)?.clone().ok_or(VfsError::Gone)?;
         drop(folders);
         folder.readable()?;
         Ok((folder, local))
@@ -251,7 +256,16 @@ impl Core {
                 SourceChange::Attr(local) => notifier.attr(folder.ino(*local)),
                 SourceChange::Content(local) => notifier.inode(folder.ino(*local), 0, 0),
                 SourceChange::Entry { parent, name } => notifier.entry(folder.ino(*parent), name),
+                SourceChange::Standing => self.tell_standing(folder, &**notifier),
             }
+        }
+    }
+
+    /// Every inode of the folder has other mode bits now; where the user is a member no more, it has nothing.
+    pub(super) fn tell_standing(&self, folder: &Mounted, notifier: &dyn Notifier) {
+        let gone = folder.readable().is_err();
+        for ino in self.known.of_folder(folder.root()) {
+            if gone { notifier.inode(ino, 0, 0) } else { notifier.attr(ino) }
         }
     }
 

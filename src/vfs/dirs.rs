@@ -70,10 +70,17 @@ impl Vfs {
                 if let Some(shown) = shown.get(&ino) {
                     shown.apply(&mut item.node);
                 }
-                let entry = plus.then(|| Entry { attr: folder.attr(&item.node, writable, &self.core.options), ttl });
+                let entry = plus.then(|| {
+                    self.core.known.add(ino);
+                    let ttl = ttl.min(self.core.ttl_since(folder, foreign));
+                    Entry { attr: folder.attr(&item.node, writable, &self.core.options), ttl }
+                });
                 let cookie = item.cookie + 1;
                 let dir_entry = DirEntry { ino, cookie, name: &item.name, kind: item.node.kind, entry: entry.as_ref() };
                 if each(dir_entry) {
+                    if plus {
+                        self.core.known.forget(ino, 1);
+                    }
                     handle.fits.store(taken + taken / 8 + 1, Ordering::Relaxed);
                     return Ok(());
                 }
@@ -140,7 +147,7 @@ impl Core {
         let mut named = self.folder_names().into_iter();
         let (_, folder) = named.find(|(own, _)| own.as_bytes() == name).ok_or(VfsError::NotFound)?;
         folder.readable()?;
-        self.entry(&folder, crate::keg::ROOT_INO)
+        self.known_entry(&folder, crate::keg::ROOT_INO)
     }
 
     fn list_folders(&self, offset: u64, each: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<(), VfsError> {

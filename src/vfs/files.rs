@@ -64,13 +64,16 @@ impl Vfs {
     ) -> Result<(Entry, Opened), VfsError> {
         let (folder, local) = self.core.locate_writable(parent)?;
         let new = super::names::New { kind: NodeKind::File, mode, rdev: 0, target: &[] };
+        let foreign = folder.foreign.load(Ordering::Acquire);
         let node = self.core.make(&folder, local, name, new, caller)?;
+        self.core.known.add(folder.ino(node.ino));
         let pin = self.core.table.pin(&folder, node.ino, node.keg);
         pin.bare.store(true, Ordering::Release);
         self.core.note_version(folder.ino(node.ino), &node);
         let attr = folder.attr(&node, true, &self.core.options);
         let fh = self.core.add_file(FileHandle::new(pin, OpenMode { truncate: false, ..open }));
-        Ok((Entry { attr, ttl: folder.ttl() }, Opened { fh, keep_cache: false }))
+        let entry = Entry { attr, ttl: self.core.ttl_since(&folder, foreign) };
+        Ok((entry, Opened { fh, keep_cache: false }))
     }
 
     /// Writes all of `data` at `offset` (at the end, for a handle opened to append). Waits while too much is written

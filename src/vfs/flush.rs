@@ -323,7 +323,7 @@ impl Core {
 }
 
 /// Returns when nothing of the file waits for its place in the journal to be filled; with what failed, if anything did.
-fn wait_settled(inode: &Inode, deadline: Instant) -> Result<(), VfsError> {
+pub(super) fn wait_settled(inode: &Inode, deadline: Instant) -> Result<(), VfsError> {
     loop {
         let mut state = inode.state.lock();
         state.report()?;

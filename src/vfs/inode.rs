@@ -229,7 +229,12 @@ impl Table {
 
     /// Drops all content that is in memory.
     pub(super) fn wipe(&self) {
-        for inode in self.all() {
+        self.wipe_those(|_| true);
+    }
+
+    /// The same for some inodes.
+    pub(super) fn wipe_those(&self, which: impl Fn(&Inode) -> bool) {
+        for inode in self.all().into_iter().filter(|inode| which(inode)) {
             let mut state = inode.state.lock();
             let dropped: (_, Vec<_>) = (state.current.take(), state.frozen.drain(..).collect());
             drop(state);

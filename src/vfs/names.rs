@@ -31,11 +31,13 @@ impl Vfs {
         }
         let (folder, local) = self.core.locate(parent)?;
         match name {
-            b"." => return self.core.entry(&folder, local),
-            b".." => return self.core.entry(&folder, folder.source.parent(local)?),
+            b"." => return self.core.known_entry(&folder, local),
+            b".." => return self.core.known_entry(&folder, folder.source.parent(local)?),
             _ => check_name(name)?,
         }
-        self.core.shown_entry(&folder, || folder.source.lookup(local, name)?.ok_or(VfsError::NotFound))
+        self.core.made_known(&folder, || {
+            self.core.shown_entry(&folder, || folder.source.lookup(local, name)?.ok_or(VfsError::NotFound))
+        })
     }
 
     /// How long the kernel may believe that a name does not exist in the directory.
@@ -43,8 +45,10 @@ impl Vfs {
         self.core.locate(parent).map_or(Duration::ZERO, |(folder, _)| folder.ttl())
     }
 
-    /// The kernel dropped `n` references. Nothing is kept for references, so nothing is done.
-    pub fn forget(&self, _ino: Ino, _n: u64) {}
+    /// The kernel dropped `n` references.
+    pub fn forget(&self, ino: Ino, n: u64) {
+        self.core.known.forget(ino, n);
+    }
 
     /// A symlink's target.
     pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>, VfsError> {
@@ -83,8 +87,10 @@ impl Vfs {
 
     fn make(&self, parent: Ino, name: &[u8], new: New<'_>, caller: &Caller) -> Result<Entry, VfsError> {
         let (folder, local) = self.core.locate_writable(parent)?;
-        let node = self.core.make(&folder, local, name, new, caller)?;
-        Ok(Entry { attr: folder.attr(&node, true, &self.core.options), ttl: folder.ttl() })
+        self.core.made_known(&folder, || {
+            let node = self.core.make(&folder, local, name, new, caller)?;
+            Ok(Entry { attr: folder.attr(&node, true, &self.core.options), ttl: folder.ttl() })
+        })
     }
 
     /// One more name for a file.
@@ -112,7 +118,7 @@ impl Vfs {
             let kind = OpKind::Link { keg: node.keg, parent: parent.keg, name: name.to_vec() };
             folder.source.submit(kind, clock::unix_nanos())?;
         }
-        self.core.entry(&folder, local)
+        self.core.known_entry(&folder, local)
     }
 
     /// Removes a name that is no directory's.
@@ -300,6 +306,27 @@ impl Core {
     /// Name and attributes of an existing node.
     pub(super) fn entry(&self, folder: &Arc<Mounted>, local: u64) -> Result<Entry, VfsError> {
         self.shown_entry(folder, || folder.source.node(local)?.ok_or(VfsError::NotFound))
+    }
+
+    /// As [`Core::entry`], for an answer that gives the kernel the inode.
+    pub(super) fn known_entry(&self, folder: &Arc<Mounted>, local: u64) -> Result<Entry, VfsError> {
+        self.made_known(folder, || self.entry(folder, local))
+    }
+
+    /// Notes that the kernel gets the inode of what `entry` answers. What changes for all inodes between collecting the
+    /// answer and noting it is not missed: the kernel may then not keep the answer.
+    pub(super) fn made_known(
+        &self,
+        folder: &Mounted,
+        entry: impl FnOnce() -> Result<Entry, VfsError>,
+    ) -> Result<Entry, VfsError> {
+        let foreign = folder.foreign.load(Ordering::Acquire);
+        let mut entry = entry()?;
+        self.known.add(entry.attr.ino);
+        if folder.foreign.load(Ordering::Acquire) != foreign {
+            entry.ttl = Duration::ZERO;
+        }
+        Ok(entry)
     }
 
     fn shown_entry(&self, folder: &Arc<Mounted>, read: impl Fn() -> Result<Node, VfsError>) -> Result<Entry, VfsError> {

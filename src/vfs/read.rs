@@ -106,12 +106,14 @@ impl Vfs {
     /// First offset at or behind `offset` that holds data; [`VfsError::PastEnd`] if there is none.
     pub fn seek_data(&self, fh: u64, offset: u64) -> Result<u64, VfsError> {
         let handle = self.core.file(fh)?;
+        handle.pin.folder.readable()?;
         self.core.seek(&handle.pin, offset, true)?.ok_or(VfsError::PastEnd)
     }
 
     /// First offset at or behind `offset` in a hole; the end of the file counts as one.
     pub fn seek_hole(&self, fh: u64, offset: u64) -> Result<u64, VfsError> {
         let handle = self.core.file(fh)?;
+        handle.pin.folder.readable()?;
         self.core.seek(&handle.pin, offset, false)?.ok_or(VfsError::PastEnd)
     }
 }
@@ -138,7 +140,12 @@ impl Core {
         let deadline = self.deadline();
         let task = Box::new(move || {
             let reach = Reach { network: true, deadline, reader: Some(&handle.reader) };
-            match core.answer(&handle.pin, offset, u64::from(size), reach) {
+            let answer = core.answer(&handle.pin, offset, u64::from(size), reach);
+            // The membership may have ended while the network was waited for.
+            if let Err(gone) = handle.pin.folder.readable() {
+                return done(Err(gone));
+            }
+            match answer {
                 Ok(answer) => done(Ok(answer.bytes())),
                 Err(Unread::Failed(error)) => done(Err(error)),
                 Err(Unread::Miss) => done(Err(VfsError::Offline)),

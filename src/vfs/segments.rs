@@ -255,6 +255,18 @@ impl Segments {
         self.cached.lock().bytes
     }
 
+    /// Wipes everything.
+    pub(super) fn clear(&self) {
+        let dropped = {
+            let mut cached = self.cached.lock();
+            cached.bytes = 0;
+            std::mem::replace(&mut cached.lru, LruCache::unbounded())
+        };
+        // Outside of the lock; their buffers go to the recycled ones.
+        drop(dropped);
+        self.recycled.lock().buffers.iter_mut().for_each(|buffer| buffer.fill(0));
+    }
+
     /// Wipes everything and keeps nothing from now on.
     pub(super) fn close(&self) {
         {

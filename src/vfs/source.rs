@@ -42,6 +42,8 @@ pub enum SourceChange {
         /// The name.
         name: Vec<u8>,
     },
+    /// What the user may do in the folder, and with it everything's mode bits.
+    Standing,
 }
 
 /// Called with changes that others made.

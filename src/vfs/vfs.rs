@@ -7,7 +7,6 @@ use std::time::Duration;
 use zeroize::Zeroize;
 
 use super::core::Core;
-use super::mounted::Mounted;
 use super::{FolderSource, Ino, Notifier, VfsError, VfsOptions};
 
 /// One mount: one folder, or all of them in a directory each.
@@ -45,19 +44,6 @@ impl Vfs {
             notifier.entry(super::ROOT, folder.source.name().as_bytes());
         }
         Ok(folder.root())
-    }
-
-    /// Takes a folder away: its open handles answer [`VfsError::Gone`] from now on.
-    pub fn remove_folder(&self, root: Ino) -> Result<(), VfsError> {
-        let (index, _) = Mounted::split(root);
-        let removed = self.core.folders.write().get_mut(index as usize).and_then(Option::take);
-        let folder = removed.ok_or(VfsError::NotFound)?;
-        folder.leave();
-        if let Some(notifier) = self.core.notifier.get() {
-            notifier.inode(super::ROOT, 0, 0);
-            notifier.entry(super::ROOT, folder.source.name().as_bytes());
-        }
-        Ok(())
     }
 
     /// Who is told of changes by others. Set once, after the kernel session exists; later calls change nothing.

@@ -208,7 +208,7 @@ fn a_mount_of_all_folders_lists_them_and_keeps_them_apart() {
     assert_eq!(desk.vfs.mkdir(ROOT, b"x", 0o755, &CALLER).unwrap_err(), VfsError::ReadOnly(ReadOnlyReason::View));
     desk.close(opened.fh);
     desk.settle();
-    desk.vfs.remove_folder(a).unwrap();
+    desk.vfs.remove_folder(a, std::time::Duration::from_secs(5)).unwrap();
     assert_eq!(desk.list(ROOT), ["acme"]);
     assert!(desk.vfs.getattr(entry.attr.ino).is_err());
 }

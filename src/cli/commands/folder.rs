@@ -1,13 +1,10 @@
-//! `kegfs folder …` and `kegfs member …`.
+//! `kegfs folder …` and `kegfs rotate`.
 
-use super::super::args::MemberRole;
 use super::super::backend::Backend;
 use super::super::control::{Request, Response};
 use super::super::failure::Failure;
 use super::super::output::{self, Output};
-use super::super::unlocked::role_name;
 use super::unexpected;
-use crate::format::Role;
 
 /// `folder create`
 pub fn create(name: String, backend: &mut Backend<'_>, output: Output) -> Result<(), Failure> {
@@ -32,27 +29,38 @@ pub fn list(backend: &mut Backend<'_>, output: Output) -> Result<(), Failure> {
     }
 }
 
-/// `member add`
-pub fn add_member(
+/// `folder leave`
+pub fn leave(folder: String, backend: &mut Backend<'_>, output: Output) -> Result<(), Failure> {
+    match backend.ask(Request::FolderLeave { folder }, &mut |_| {})? {
+        Response::Left(folder) => output.show(&folder, &format!("left {}\n", output::harmless(&folder.name))),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// `folder transfer`
+pub fn transfer(
     folder: String,
-    account: String,
-    role: MemberRole,
+    member: String,
+    step_down: bool,
     backend: &mut Backend<'_>,
     output: Output,
 ) -> Result<(), Failure> {
-    let role = role_name(Role::from(role)).to_owned();
-    match backend.ask(Request::MemberAdd { folder, account, role }, &mut |_| {})? {
-        Response::MemberAdded(member) => {
-            output.show(&member, &format!("added {} as {}\n", output::harmless(&member.name), member.role))
+    match backend.ask(Request::FolderTransfer { folder, member, step_down }, &mut |_| {})? {
+        Response::MemberChanged(member) => {
+            let own = if step_down { "; you are an admin now" } else { ", as you are" };
+            output.show(&member, &format!("{} is an owner now{own}\n", output::harmless(&member.name)))
         }
         other => Err(unexpected(&other)),
     }
 }
 
-/// `member list`
-pub fn members(folder: String, backend: &mut Backend<'_>, output: Output) -> Result<(), Failure> {
-    match backend.ask(Request::MemberList { folder }, &mut |_| {})? {
-        Response::Members(members) => output.show(&members, &output::members(&members)),
+/// `rotate`
+pub fn rotate(folder: String, backend: &mut Backend<'_>, output: Output) -> Result<(), Failure> {
+    match backend.ask(Request::Rotate { folder }, &mut |_| {})? {
+        Response::Rotated { folder, epoch } => {
+            let text = format!("{} has a new key (epoch {epoch})\n", output::harmless(&folder));
+            output.show(&Response::Rotated { folder, epoch }, &text)
+        }
         other => Err(unexpected(&other)),
     }
 }

@@ -4,7 +4,9 @@
 
 mod account;
 mod folder;
+mod member;
 mod mount;
+mod recover;
 mod state;
 
 use super::args::{AccountCommand, CacheCommand, Command, FolderCommand, Global, MemberCommand};
@@ -25,10 +27,23 @@ pub fn run(command: Command, profile: &Profile, global: &Global, output: Output)
         Command::Account(AccountCommand::Show) => account::show(profile, output),
         Command::Folder(FolderCommand::Create { name }) => folder::create(name, &mut backend, output),
         Command::Folder(FolderCommand::List) => folder::list(&mut backend, output),
-        Command::Member(MemberCommand::Add { folder, account, role }) => {
-            folder::add_member(folder, account, role, &mut backend, output)
+        Command::Folder(FolderCommand::Leave { folder }) => folder::leave(folder, &mut backend, output),
+        Command::Folder(FolderCommand::Transfer { folder, member, step_down }) => {
+            folder::transfer(folder, member, step_down, &mut backend, output)
         }
-        Command::Member(MemberCommand::List { folder }) => folder::members(folder, &mut backend, output),
+        Command::Rotate { folder } => folder::rotate(folder, &mut backend, output),
+        Command::Member(MemberCommand::Add { folder, account, role }) => {
+            member::add(folder, account, &role, &mut backend, output)
+        }
+        Command::Member(MemberCommand::Remove { folder, member }) => {
+            member::remove(folder, member, &mut backend, output)
+        }
+        Command::Member(MemberCommand::Role { folder, member, role }) => {
+            member::role(folder, member, &role, &mut backend, output)
+        }
+        Command::Member(MemberCommand::List { folder }) => member::list(folder, &mut backend, output),
+        Command::Recover { name: Some(name), dir: Some(dir) } => recover::open(name, &dir, &mut backend, output),
+        Command::Recover { .. } => recover::list(&mut backend, output),
         Command::Mount(args) => mount::mount(args, &backend, output),
         Command::Unmount(args) => mount::unmount(&args, &backend, output),
         Command::Lock(args) => mount::lock(&args, &backend, output),

@@ -22,8 +22,14 @@ pub fn status(profile: &Profile, backend: &Backend<'_>, output: Output) -> Resul
                 output::harmless(&config.name),
                 config.server
             );
-            let locked =
-                Status { server: config.server, online: false, pid: None, mounts: Vec::new(), folders: Vec::new() };
+            let locked = Status {
+                server: config.server,
+                online: false,
+                pid: None,
+                mounts: Vec::new(),
+                folders: Vec::new(),
+                kept: Vec::new(),
+            };
             output.show(&locked, &text)
         }
     }

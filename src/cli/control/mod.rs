@@ -9,7 +9,8 @@ mod server;
 
 pub use client::Client;
 pub use protocol::{
-    FolderInfo, FolderStatus, MemberInfo, MountInfo, MountSettings, Pending, Reply, Request, Response, Status,
+    FolderInfo, FolderStatus, KeptInfo, MemberInfo, MountInfo, MountSettings, Pending, RecoveredFile, Reply, Request,
+    Response, Status,
 };
 pub use server::{Handler, Server};
 

@@ -61,6 +61,54 @@ pub enum Request {
         account: String,
         /// The role's name.
         role: String,
+        /// Guests: end of membership, milliseconds since 1970 UTC.
+        expires_ms: Option<i64>,
+    },
+    /// Remove a member.
+    MemberRemove {
+        /// Name or id of the folder.
+        folder: String,
+        /// The member's name or id.
+        member: String,
+    },
+    /// Give a member another role.
+    MemberRole {
+        /// Name or id of the folder.
+        folder: String,
+        /// The member's name or id.
+        member: String,
+        /// The role's name.
+        role: String,
+        /// Guests: end of membership, milliseconds since 1970 UTC.
+        expires_ms: Option<i64>,
+    },
+    /// Leave a folder.
+    FolderLeave {
+        /// Name or id of the folder.
+        folder: String,
+    },
+    /// Make another member an owner.
+    FolderTransfer {
+        /// Name or id of the folder.
+        folder: String,
+        /// The member's name or id.
+        member: String,
+        /// And become an admin.
+        step_down: bool,
+    },
+    /// Start a new epoch.
+    Rotate {
+        /// Name or id of the folder.
+        folder: String,
+    },
+    /// Changes that are kept because they could no longer be uploaded.
+    KeptList,
+    /// Write the files of such changes.
+    Recover {
+        /// Which.
+        name: String,
+        /// Below this directory, absolute.
+        dir: PathBuf,
     },
     /// List members.
     MemberList {
@@ -138,6 +186,54 @@ pub enum Response {
     MemberAdded(MemberInfo),
     /// Of `MemberList`.
     Members(Vec<MemberInfo>),
+    /// Of `MemberRole` and `FolderTransfer`: the member as it is now.
+    MemberChanged(MemberInfo),
+    /// Of `MemberRemove`: who it was.
+    MemberRemoved(MemberInfo),
+    /// Of `FolderLeave`.
+    Left(FolderInfo),
+    /// Of `Rotate`.
+    Rotated {
+        /// The folder's name.
+        folder: String,
+        /// The new epoch.
+        epoch: u32,
+    },
+    /// Of `KeptList`.
+    Kept(Vec<KeptInfo>),
+    /// Of `Recover`.
+    Recovered {
+        /// The files.
+        files: Vec<RecoveredFile>,
+        /// Changes that are no content: renames, removals, attributes.
+        others: u64,
+    },
+}
+
+/// Changes that are kept because they could no longer be uploaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptInfo {
+    /// What to call them.
+    pub name: String,
+    /// Where they are, as ciphertext.
+    pub dir: PathBuf,
+    /// The folder's name.
+    pub folder: String,
+    /// Since when, Unix time in milliseconds.
+    pub kept_ms: i64,
+    /// Files with content.
+    pub files: u64,
+    /// All changes.
+    pub changes: u64,
+}
+
+/// A file that was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoveredFile {
+    /// Where.
+    pub path: PathBuf,
+    /// Bytes that were never on this machine and read as zeros.
+    pub missing_bytes: u64,
 }
 
 /// Work that is done locally and not yet on the server.
@@ -174,6 +270,9 @@ pub struct Status {
     pub mounts: Vec<MountInfo>,
     /// The folders with their state.
     pub folders: Vec<FolderStatus>,
+    /// Changes that are kept because they could no longer be uploaded.
+    #[serde(default)]
+    pub kept: Vec<KeptInfo>,
 }
 
 /// One mount.
@@ -200,6 +299,12 @@ pub struct FolderStatus {
     pub pending: Pending,
     /// Why it is read-only, when the server or a member was caught misbehaving.
     pub frozen: Option<String>,
+    /// Somebody who has left, or a lost device, still has the folder's key: an admin's client will change it.
+    #[serde(default)]
+    pub rotation_due: bool,
+    /// Guests: end of the own membership, Unix time in milliseconds.
+    #[serde(default)]
+    pub expires_ms: Option<i64>,
     /// The last error of exchanging changes.
     pub last_error: Option<String>,
 }
@@ -226,6 +331,12 @@ pub struct MemberInfo {
     pub name: String,
     /// The role.
     pub role: String,
+    /// Guests: end of membership, Unix time in milliseconds.
+    #[serde(default)]
+    pub expires_ms: Option<i64>,
+    /// This account.
+    #[serde(default)]
+    pub me: bool,
 }
 
 #[cfg(test)]
@@ -240,7 +351,7 @@ mod tests {
             Request::Status,
             Request::Mount { folder: None, dir: "/m".into(), settings: MountSettings::default() },
             Request::Unmount { dir: "/m m".into(), force: true, wait_ms: 5 },
-            Request::MemberAdd { folder: "a".into(), account: "b".into(), role: "editor".into() },
+            Request::MemberAdd { folder: "a".into(), account: "b".into(), role: "editor".into(), expires_ms: None },
         ];
         for request in requests {
             let line = serde_json::to_string(&request).unwrap();

@@ -64,6 +64,12 @@ impl Mounts {
                 table.folder_changed(&unlocked, change);
             }
         }));
+        let weak = Arc::downgrade(&table);
+        unlocked.on_leaving(Box::new(move |id| {
+            if let Some(table) = weak.upgrade() {
+                table.folder_left(id);
+            }
+        }));
         Self { unlocked, table }
     }
 
@@ -254,7 +260,28 @@ impl Table {
         Ok(())
     }
 
-    /// A folder came or went: shown in the mounts of all folders.
+    /// The user is no member of the folder any more: takes it out of all mounts, with what they hold of it. A mount of
+    /// this one folder stays, empty of everything, until it is unmounted.
+    fn folder_left(&self, id: &str) {
+        let entries = self.entries.lock().clone();
+        for entry in entries {
+            let root = match &entry.folder {
+                Some(folder) if folder == id => Some(ROOT),
+                Some(_) => None,
+                None => {
+                    let mut roots = entry.roots.lock();
+                    roots.iter().position(|(known, _)| known == id).map(|at| roots.remove(at).1)
+                }
+            };
+            if let Some(root) = root
+                && let Err(error) = entry.vfs.remove_folder(root, FLUSH)
+            {
+                tracing::error!(%error, "what was written last to a folder that was left could not be kept");
+            }
+        }
+    }
+
+    /// A folder came: shown in the mounts of all folders.
     fn folder_changed(&self, unlocked: &Unlocked, change: &FolderChange) {
         let all: Vec<_> = self.entries.lock().iter().filter(|entry| entry.folder.is_none()).cloned().collect();
         for entry in all {
@@ -269,14 +296,6 @@ impl Table {
                         Err(failure) => tracing::warn!(code = ?failure.code, "a new folder cannot be shown"),
                     }
                 }
-                FolderChange::Left(id) => {
-                    if let Some(at) = roots.iter().position(|(known, _)| known == id) {
-                        let (_, root) = roots.remove(at);
-                        if let Err(error) = entry.vfs.remove_folder(root) {
-                            tracing::warn!(%error, "a folder that was left cannot be hidden");
-                        }
-                    }
-                }
                 FolderChange::Joined(_) => {}
             }
         }
@@ -286,7 +305,11 @@ impl Table {
 /// Everything that was written to `vfs` is in the journal, durable, when this returns.
 fn flush(vfs: &Vfs, dir: &Path) -> Result<(), Failure> {
     let failed = |error: VfsError| unflushed(dir, &error);
-    let handle = vfs.opendir(ROOT).map_err(failed)?;
+    let handle = match vfs.opendir(ROOT) {
+        // The user is no member any more: there is nothing left to flush.
+        Err(VfsError::Gone) => return Ok(()),
+        other => other.map_err(failed)?,
+    };
     let (done, result) = bounded(1);
     vfs.fsyncdir(
         handle,
@@ -297,7 +320,10 @@ fn flush(vfs: &Vfs, dir: &Path) -> Result<(), Failure> {
     );
     let synced = result.recv_timeout(FLUSH).unwrap_or(Err(VfsError::TimedOut));
     vfs.releasedir(handle);
-    synced.map_err(failed)
+    match synced {
+        Err(VfsError::Gone) => Ok(()),
+        other => other.map_err(failed),
+    }
 }
 
 fn unflushed(dir: &Path, error: &VfsError) -> Failure {

@@ -83,11 +83,12 @@ pub async fn entries(
     let max_bytes = number(query.as_deref(), routes::MAX_BYTES)?.and_then(|max| usize::try_from(max).ok());
     let max_bytes = max_bytes.unwrap_or(ENTRIES_MAX_BYTES).min(ENTRIES_MAX_BYTES);
     let body = blocking(move || {
-        app.folders.member(&caller, &db)?;
-        let stored = app.store.entries(&db, after, max_bytes)?;
+        let until = app.folders.readable_until(&caller, &db)?;
+        let mut stored = app.store.entries(&db, after, max_bytes)?;
+        stored.truncate(usize::try_from(until.saturating_sub(after)).unwrap_or(usize::MAX));
         // Read after the entries, so that it is not behind them.
         let head = app.store.head(&db)?.ok_or_else(Refused::not_found)?;
-        Ok(encode_entries(&stored, head.seq))
+        Ok(encode_entries(&stored, head.seq.min(until)))
     })
     .await?;
     Ok(([(header::CONTENT_TYPE, api::CBOR)], Bytes::from(body)).into_response())

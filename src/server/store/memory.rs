@@ -27,6 +27,7 @@ struct Db {
     authors: HashMap<DeviceId, AuthorState>,
     boxes: BTreeMap<u64, Vec<(KeyBox, [u8; 32])>>,
     members: BTreeMap<AccountId, MemberRow>,
+    former: BTreeMap<AccountId, u64>,
     blobs: BTreeMap<BlobId, u64>,
     released: BTreeMap<BlobId, u64>,
 }
@@ -112,6 +113,9 @@ impl Held {
             }
             Write::Member { db, account, row: None } => {
                 self.dbs.entry(db).or_default().members.remove(&account);
+            }
+            Write::Former { db, account, seq } => {
+                self.dbs.entry(db).or_default().former.insert(account, seq);
             }
             Write::Payer { db, account } => self.dbs.entry(db).or_default().payer = Some(account),
             Write::Author { db, device, last } => {
@@ -231,6 +235,10 @@ impl LogStore for MemoryStore {
     fn members(&self, db: &DbId) -> Result<Vec<(AccountId, MemberRow)>, StoreError> {
         let members = self.of(db, |db| Some(db.members.iter().map(|(account, row)| (*account, *row)).collect()));
         Ok(members.unwrap_or_default())
+    }
+
+    fn former(&self, db: &DbId, account: &AccountId) -> Result<Option<u64>, StoreError> {
+        Ok(self.of(db, |db| db.former.get(account).copied()))
     }
 
     fn dbs_of(&self, account: &AccountId) -> Result<Vec<(DbId, u64, MemberRow)>, StoreError> {

@@ -170,6 +170,15 @@ pub enum Write {
         /// As what.
         row: Option<MemberRow>,
     },
+    /// Somebody is no member any more since entry `seq`, and may still read the log up to there.
+    Former {
+        /// The folder.
+        db: DbId,
+        /// Who.
+        account: AccountId,
+        /// The removal.
+        seq: u64,
+    },
     /// The account whose quota the folder counts against.
     Payer {
         /// The folder.
@@ -249,6 +258,8 @@ pub trait LogStore: Send + Sync {
     fn member(&self, db: &DbId, account: &AccountId) -> Result<Option<MemberRow>, StoreError>;
     /// All members of a folder, expired or not, in ascending order of account.
     fn members(&self, db: &DbId) -> Result<Vec<(AccountId, MemberRow)>, StoreError>;
+    /// Up to which entry a former member may read the folder's log. Means nothing for who is a member again.
+    fn former(&self, db: &DbId, account: &AccountId) -> Result<Option<u64>, StoreError>;
     /// Folders of an account with their lengths and its row in each, in ascending order of folder.
     fn dbs_of(&self, account: &AccountId) -> Result<Vec<(DbId, u64, MemberRow)>, StoreError>;
     /// The newest standing of a folder.

@@ -16,7 +16,7 @@ use crate::format::{AccountId, ChainHash, DbId, DeviceId, EntryHash, Head, KeyBo
 use crate::keyring::AuthorState;
 
 /// Layout of the tables, kept in `user_version`.
-const LAYOUT: i64 = 1;
+const LAYOUT: i64 = 2;
 
 /// `released` in `blob` is the entry since which no current file refers to the blob.
 const SCHEMA: &str = "
@@ -47,6 +47,12 @@ CREATE TABLE blob (db BLOB NOT NULL, id BLOB NOT NULL, size INTEGER NOT NULL, re
     PRIMARY KEY (db, id)) WITHOUT ROWID;
 ";
 
+/// What layout 2 has more: up to which entry a former member may read the log, so that the removal can be proven.
+const FORMER: &str = "
+CREATE TABLE former (account BLOB NOT NULL, db BLOB NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (account, db))
+    WITHOUT ROWID;
+";
+
 /// Logs in SQLite.
 pub struct SqliteStore {
     path: PathBuf,
@@ -64,7 +70,8 @@ impl SqliteStore {
         writer.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=4000;")?;
         let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
         match transaction.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))? {
-            0 => transaction.execute_batch(&format!("{SCHEMA} PRAGMA user_version={LAYOUT};"))?,
+            0 => transaction.execute_batch(&format!("{SCHEMA} {FORMER} PRAGMA user_version={LAYOUT};"))?,
+            1 => transaction.execute_batch(&format!("{FORMER} PRAGMA user_version={LAYOUT};"))?,
             LAYOUT => {}
             found => return Err(StoreError::Newer { found, known: LAYOUT }),
         }
@@ -203,6 +210,9 @@ fn apply(connection: &Connection, write: &Write) -> Result<(), StoreError> {
         }
         Write::Member { db, account, row: None } => {
             run("DELETE FROM member WHERE account=? AND db=?", params![account.0, db.0])?;
+        }
+        Write::Former { db, account, seq } => {
+            run("INSERT OR REPLACE INTO former VALUES (?,?,?)", params![account.0, db.0, int(*seq)])?;
         }
         Write::Payer { db, account } => {
             run("UPDATE db SET payer=? WHERE id=?", params![account.0, db.0])?;
@@ -375,6 +385,10 @@ impl LogStore for SqliteStore {
         self.all("SELECT account,role,expires_ms FROM member WHERE db=? ORDER BY account", params![db.0], |row| {
             Ok((AccountId(row.get(0)?), member_row(row, 1)?))
         })
+    }
+
+    fn former(&self, db: &DbId, account: &AccountId) -> Result<Option<u64>, StoreError> {
+        self.one("SELECT seq FROM former WHERE account=? AND db=?", params![account.0, db.0], |row| uint(row, 0))
     }
 
     fn dbs_of(&self, account: &AccountId) -> Result<Vec<(DbId, u64, MemberRow)>, StoreError> {

@@ -56,6 +56,31 @@ fn a_job_that_does_not_fit_changes_nothing_and_the_others_stand() {
 }
 
 #[test]
+fn a_former_member_is_remembered_with_the_newest_removal() {
+    on_every_store(|store| {
+        assert_eq!(store.former(&DB, &BOB).unwrap(), None);
+        done(store, vec![entry(1, 3), Write::Former { db: DB, account: BOB, seq: 1 }]);
+        done(store, vec![entry(2, 3), Write::Former { db: DB, account: BOB, seq: 2 }]);
+        assert_eq!(store.former(&DB, &BOB).unwrap(), Some(2));
+        assert_eq!((store.former(&DB, &ALICE).unwrap(), store.former(&DbId([9; 32]), &BOB).unwrap()), (None, None));
+    });
+}
+
+#[test]
+fn a_store_of_the_first_layout_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log.db");
+    {
+        let old = rusqlite::Connection::open(&path).unwrap();
+        drop(SqliteStore::open(&path).unwrap());
+        old.execute_batch("DROP TABLE former; PRAGMA user_version=1;").unwrap();
+    }
+    let store = SqliteStore::open(&path).unwrap();
+    done(&store, vec![entry(1, 3), Write::Former { db: DB, account: BOB, seq: 1 }]);
+    assert_eq!(store.former(&DB, &BOB).unwrap(), Some(1));
+}
+
+#[test]
 fn entries_come_in_order_within_the_bytes_asked_for_but_at_least_one() {
     on_every_store(|store| {
         (1..=4).for_each(|seq| done(store, vec![entry(seq, 10)]));

@@ -1,0 +1,198 @@
+//! Members of a folder: who they are, and the changes that a user asks for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::member::Change;
+use super::session::CALL_DEADLINE;
+use super::status::now_ms;
+use super::{Folder, Session, SyncError};
+use crate::format::{AccountId, OpKind, Role};
+use crate::keyring::AccountLogs;
+use crate::sys::clock;
+
+/// How long leaving waits for what is not on the server yet; the rest is kept beside the profile.
+const LAST_UPLOAD: Duration = Duration::from_secs(20);
+
+/// A member of a folder, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Who.
+    pub account: AccountId,
+    /// The name that the account gave itself.
+    pub name: String,
+    /// As what.
+    pub role: Role,
+    /// Guests: end of membership, milliseconds since 1970 UTC.
+    pub expires_ms: Option<i64>,
+    /// This is the user.
+    pub me: bool,
+}
+
+impl Session {
+    /// The members of a folder as of its verified head, by name.
+    pub fn members(&self, folder: &Folder) -> Vec<Member> {
+        let me = self.account();
+        let named = |account: &AccountId| {
+            let log = self.inner.shared.accounts.log(account);
+            log.map_or_else(|| account.to_string(), |log| log.name().to_owned())
+        };
+        let standing = folder.replica.standing();
+        let member = |member: &crate::replica::MemberInfo| Member {
+            account: member.account,
+            name: named(&member.account),
+            role: member.role,
+            expires_ms: member.expires_ms,
+            me: member.account == me,
+        };
+        let mut members: Vec<_> = standing.members.iter().map(member).collect();
+        members.sort_by(|one, other| (&one.name, one.account).cmp(&(&other.name, other.account)));
+        members
+    }
+
+    /// The member with this id or, where only one has it, this name.
+    ///
+    /// # Errors
+    /// [`SyncError::NotTheirMember`], [`SyncError::AmbiguousMember`].
+    pub fn member(&self, folder: &Folder, name_or_id: &str) -> Result<Member, SyncError> {
+        let id = name_or_id.parse::<AccountId>().ok();
+        let members = self.members(folder).into_iter();
+        let mut found: Vec<_> = members
+            .filter(|member| Some(member.account) == id || (id.is_none() && member.name == name_or_id))
+            .collect();
+        match (found.pop(), found.len()) {
+            (None, _) => Err(SyncError::NotTheirMember { name: name_or_id.to_owned() }),
+            (Some(member), 0) => Ok(member),
+            (Some(_), others) => Err(SyncError::AmbiguousMember { name: name_or_id.to_owned(), count: others + 1 }),
+        }
+    }
+
+    /// Makes `account` a member with full history, verified against its log, which is fetched anew.
+    ///
+    /// # Errors
+    /// [`SyncError::NoSuchAccount`], [`SyncError::AlreadyMember`], [`SyncError::NotAllowed`], [`SyncError::Remote`].
+    pub fn add_member(&self, folder: &Arc<Folder>, account: AccountId, role: Role) -> Result<(), SyncError> {
+        self.add(folder, account, role, None, true)
+    }
+
+    /// Makes `account` a member that reads what is written from now on and nothing before.
+    ///
+    /// # Errors
+    /// As [`Self::add_member`].
+    pub fn add_member_from_now(&self, folder: &Arc<Folder>, account: AccountId, role: Role) -> Result<(), SyncError> {
+        self.add(folder, account, role, None, false)
+    }
+
+    /// Makes `account` a guest until `expires_ms`, milliseconds since 1970 UTC; without history.
+    ///
+    /// # Errors
+    /// [`SyncError::PastExpiry`]; as [`Self::add_member`].
+    pub fn add_guest(
+        &self,
+        folder: &Arc<Folder>,
+        account: AccountId,
+        can_edit: bool,
+        expires_ms: i64,
+    ) -> Result<(), SyncError> {
+        let role = if can_edit { Role::GuestEditor } else { Role::GuestViewer };
+        self.add(folder, account, role, Some(expires_ms), false)
+    }
+
+    fn add(
+        &self,
+        folder: &Arc<Folder>,
+        account: AccountId,
+        role: Role,
+        expires_ms: Option<i64>,
+        history: bool,
+    ) -> Result<(), SyncError> {
+        if account == self.account() {
+            return Err(SyncError::Yourself { next: "you are a member already" });
+        }
+        check_expiry(expires_ms)?;
+        let (inner, folder) = (Arc::clone(&self.inner), Arc::clone(folder));
+        self.timed(CALL_DEADLINE, "adding the member", async move {
+            let newcomer = inner.shared.accounts.refresh(account).await?;
+            folder.change_membership(Change::Add { newcomer, role, expires_ms, history }).await?;
+            if !history && let Some(name) = folder.replica.view().folder_name() {
+                // It was given under a key that the newcomer does not have.
+                folder.replica.submit(OpKind::FolderName { name }, clock::unix_nanos())?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes a member, under a new epoch: what is written from now on is closed to them.
+    ///
+    /// # Errors
+    /// [`SyncError::Yourself`], [`SyncError::NotTheirMember`], [`SyncError::NotAllowed`], [`SyncError::LastOwner`],
+    /// [`SyncError::Remote`].
+    pub fn remove_member(&self, folder: &Arc<Folder>, account: AccountId) -> Result<(), SyncError> {
+        if account == self.account() {
+            return Err(SyncError::Yourself { next: "to leave the folder: kegfs folder leave FOLDER" });
+        }
+        self.change(folder, "removing the member", Change::Remove { account })
+    }
+
+    /// Gives a member another role; `expires_ms` exactly for guests.
+    ///
+    /// # Errors
+    /// [`SyncError::NotTheirMember`], [`SyncError::NotAllowed`], [`SyncError::LastOwner`], [`SyncError::NoHistory`],
+    /// [`SyncError::PastExpiry`], [`SyncError::Remote`].
+    pub fn set_role(
+        &self,
+        folder: &Arc<Folder>,
+        account: AccountId,
+        role: Role,
+        expires_ms: Option<i64>,
+    ) -> Result<(), SyncError> {
+        check_expiry(expires_ms)?;
+        self.change(folder, "changing the role", Change::SetRole { account, role, expires_ms })
+    }
+
+    /// The user leaves the folder, after what is not on the server yet had time to get there. Those who stay start a new
+    /// epoch as soon as an admin's client sees it.
+    ///
+    /// # Errors
+    /// [`SyncError::LastOwner`], [`SyncError::Remote`].
+    pub fn leave(&self, folder: &Arc<Folder>) -> Result<(), SyncError> {
+        if folder.writable() {
+            match folder.wait_uploaded_blocking(LAST_UPLOAD) {
+                // Leaving with a server that cannot be reached fails anyway.
+                Ok(()) | Err(SyncError::TimedOut(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.change(folder, "leaving the folder", Change::Remove { account: self.account() })
+    }
+
+    /// Makes another member an owner too; with `step_down` the user then becomes an admin.
+    ///
+    /// # Errors
+    /// As [`Self::set_role`].
+    pub fn transfer(&self, folder: &Arc<Folder>, account: AccountId, step_down: bool) -> Result<(), SyncError> {
+        if account == self.account() {
+            return Err(SyncError::Yourself { next: "name another member as the owner" });
+        }
+        self.set_role(folder, account, Role::Owner, None)?;
+        if step_down { self.set_role(folder, self.account(), Role::Admin, None) } else { Ok(()) }
+    }
+
+    /// Starts a new epoch.
+    ///
+    /// # Errors
+    /// [`SyncError::NotAllowed`], [`SyncError::Remote`].
+    pub fn rotate(&self, folder: &Arc<Folder>) -> Result<(), SyncError> {
+        let folder = Arc::clone(folder);
+        self.timed(CALL_DEADLINE, "changing the folder's key", async move { folder.rotate().await })
+    }
+
+    fn change(&self, folder: &Arc<Folder>, what: &'static str, change: Change) -> Result<(), SyncError> {
+        let folder = Arc::clone(folder);
+        self.timed(CALL_DEADLINE, what, async move { folder.change_membership(change).await })
+    }
+}
+
+fn check_expiry(expires_ms: Option<i64>) -> Result<(), SyncError> {
+    if expires_ms.is_some_and(|end| end <= now_ms()) { Err(SyncError::PastExpiry) } else { Ok(()) }
+}

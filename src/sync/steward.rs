@@ -1,0 +1,169 @@
+//! What the client of an admin or owner does unasked, so that who should not read does not: new epochs after somebody
+//! left or lost a device, the removal of guests whose time is over, and a new epoch now and then.
+//!
+//! Every admin's client sees the same and one is enough. They take turns, by a rank that the log gives them; who comes
+//! second finds it done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::backoff::Backoff;
+use super::member::Change;
+use super::status::now_ms;
+use super::verify::Verified;
+use super::{Folder, SyncError};
+use crate::format::AccountId;
+use crate::sys::random;
+
+/// Between the turns of two admins: longer than a rotation of a large folder takes to be seen by the next.
+const TURN: Duration = Duration::from_millis(1500);
+/// Clocks differ by that much: those who come in the same turn do not come at the same moment.
+const JITTER_MS: u64 = 300;
+/// An epoch is not used for longer: what a key that leaked unnoticed opens is bounded.
+const EPOCH_AGE_MS: i64 = 90 * 24 * 3_600_000;
+/// How often it is looked although nothing was heard.
+const LOOK: Duration = Duration::from_secs(3600);
+
+impl Folder {
+    /// Does what is due for as long as the session lives.
+    pub(super) async fn run_steward(self: Arc<Self>) {
+        let mut backoff = Backoff::default();
+        loop {
+            let pause = match self.duty().await {
+                Ok((change, turn)) => {
+                    tokio::time::sleep(turn).await;
+                    // Somebody whose turn was before has done it, or it has become another.
+                    if !self.duty().await.is_ok_and(|(now, _)| now.subject() == change.subject()) {
+                        continue;
+                    }
+                    match self.change_membership(change).await {
+                        Ok(()) => {
+                            backoff.reset();
+                            continue;
+                        }
+                        Err(error) => {
+                            tracing::debug!(db = %self.id(), %error, "what is due could not be done yet");
+                            backoff.next()
+                        }
+                    }
+                }
+                Err(pause) => pause,
+            };
+            // Woken by every change of the membership; a pause is then cut short.
+            let _ = tokio::time::timeout(pause, self.duties.notified()).await;
+        }
+    }
+
+    /// What is to be done, and how long others go first; or when to look again.
+    async fn duty(&self) -> Result<(Change, Duration), Duration> {
+        let verified = self.verified.lock().await;
+        if self.frozen().is_some() || !self.role().is_some_and(|role| role.administers()) {
+            return Err(LOOK);
+        }
+        let now = now_ms();
+        let began = verified.state.epochs().last().map_or(0, |epoch| epoch.seq);
+        let began_ms = self.replica.view().log_line(began).ok().flatten().map_or(now, |line| line.created_ms);
+        due(&verified, now, began_ms).map(|change| (change, self.turn(&verified)))
+    }
+
+    fn turn(&self, verified: &Verified) -> Duration {
+        let members = verified.state.members().iter();
+        let admins: Vec<&AccountId> =
+            members.filter(|(_, member)| member.role.administers()).map(|(account, _)| account).collect();
+        let rank = admins.iter().position(|account| **account == self.me).unwrap_or(0);
+        let jitter = match admins.len() {
+            0 | 1 => 0,
+            _ => u64::from_le_bytes(random::array()) % JITTER_MS,
+        };
+        TURN * u32::try_from(rank).unwrap_or(u32::MAX) + Duration::from_millis(jitter)
+    }
+
+    /// Waits for the result of what the user asked for.
+    pub(super) async fn rotate(&self) -> Result<(), SyncError> {
+        let after = self.verified.lock().await.state.epoch();
+        self.change_membership(Change::Rotate { after }).await
+    }
+}
+
+/// The first thing that is due at `now_ms`, when the epoch began at `began_ms`; or when something may be.
+fn due(verified: &Verified, now_ms: i64, began_ms: i64) -> Result<Change, Duration> {
+    let state = &verified.state;
+    let expired = state.members().iter().find(|(_, member)| member.expired_at(now_ms));
+    if let Some((account, _)) = expired {
+        return Ok(Change::Expire { account: *account });
+    }
+    let age_ms = now_ms.saturating_sub(began_ms);
+    if state.rotation_due() || age_ms >= EPOCH_AGE_MS {
+        return Ok(Change::Rotate { after: state.epoch() });
+    }
+    let next_end = state.members().values().filter_map(|member| member.expires_ms).min();
+    let wait_ms = next_end.map_or(i64::MAX, |end| end.saturating_sub(now_ms).saturating_add(1));
+    let wait_ms = wait_ms.min(EPOCH_AGE_MS.saturating_sub(age_ms)).max(1);
+    Err(LOOK.min(Duration::from_millis(wait_ms.unsigned_abs())))
+}
+
+impl Change {
+    /// Tells two duties apart.
+    fn subject(&self) -> (Option<AccountId>, u32) {
+        match self {
+            Self::Expire { account } | Self::Remove { account } | Self::SetRole { account, .. } => (Some(*account), 0),
+            Self::Add { newcomer, .. } => (Some(newcomer.id()), 0),
+            Self::Rotate { after } => (None, *after),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use crate::format::{DbId, Membership, MembershipChange, Role};
+    use crate::keyring::{
+        AccountLog, AccountLogs, Author, AuthorState, ChainHistory, DeviceSecrets, FolderState, Identity, KeyRing,
+        Position, UserKeySeed, db_id, new_epoch,
+    };
+
+    const DAY_MS: i64 = 24 * 3_600_000;
+
+    struct One(Arc<AccountLog>);
+
+    impl AccountLogs for One {
+        fn log(&self, account: &AccountId) -> Option<Arc<AccountLog>> {
+            (self.0.id() == *account).then(|| self.0.clone())
+        }
+    }
+
+    impl ChainHistory for One {
+        fn chain_at(&self, _: u64) -> Option<crate::format::ChainHash> {
+            None
+        }
+    }
+
+    #[test]
+    fn an_epoch_ends_after_its_time_and_not_before() {
+        let (device, seed) = (DeviceSecrets::random(), UserKeySeed::random());
+        let (log, _) = AccountLog::create(0, "alice", &device, "laptop", &seed).unwrap();
+        let (log, local) = (Arc::new(log), crate::crypto::Key::random());
+        let identity = Identity { account: log.id(), device, user_keys: [(0, seed)].into(), local };
+        let (generation, key) = log.user_key().unwrap();
+        let (start, _, _) = new_epoch(None, &[(log.id(), generation, key)]).unwrap();
+        let position = Position {
+            db: DbId::ZERO,
+            observed: crate::format::Head::EMPTY,
+            account_head: log.head(),
+            last: AuthorState::NEW,
+            epoch: 0,
+            now_ms: 0,
+        };
+        let body = Membership { change: MembershipChange::Create, new_epoch: Some(start) };
+        let entry = Author::new(&identity).membership(&position, &body);
+        let mut state = FolderState::new(db_id(&entry));
+        state.advance(&entry, &One(log.clone()), &One(log.clone())).unwrap();
+        assert_eq!(state.members()[&log.id()].role, Role::Owner);
+        let verified = Verified { state, ring: KeyRing::default(), searched: None };
+        assert!(matches!(due(&verified, 5 * DAY_MS, 0), Err(pause) if pause == LOOK));
+        assert!(matches!(due(&verified, 90 * DAY_MS - 1, 0), Err(pause) if pause <= Duration::from_millis(1)));
+        assert!(matches!(due(&verified, 90 * DAY_MS, 0), Ok(Change::Rotate { after: 0 })));
+        assert!(due(&verified, 0, DAY_MS).is_err(), "a clock behind the one who rotated");
+    }
+}
