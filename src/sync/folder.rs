@@ -258,11 +258,19 @@ impl Folder {
             pending_blobs: stored.spool_blobs,
             pending_bytes: stored.spool_bytes,
             cache_bytes: stored.cache_bytes,
-            last_error,
+            last_error: self.waiting_for_role().or(last_error),
             rotation_due: present.rotation_due,
             expires_ms: present.expires_ms,
             frozen: self.frozen(),
         }
+    }
+
+    /// What to say of local changes that the user's role does not let through (any more).
+    pub(super) fn waiting_for_role(&self) -> Option<String> {
+        let role = self.role().filter(|role| !role.writes())?;
+        let waiting = self.replica.pending_counts().pending;
+        let refused = SyncError::NotAllowed { role, action: "write" };
+        (waiting > 0).then(|| format!("{refused}; {waiting} changes wait here until you can"))
     }
 
     /// The whole blob, from the server, verified against its id and then cached. Several callers share one transfer.

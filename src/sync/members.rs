@@ -114,8 +114,9 @@ impl Session {
         self.timed(CALL_DEADLINE, "adding the member", async move {
             let newcomer = inner.shared.accounts.refresh(account).await?;
             folder.change_membership(Change::Add { newcomer, role, expires_ms, history }).await?;
-            if !history && let Some(name) = folder.replica.view().folder_name() {
-                // It was given under a key that the newcomer does not have.
+            // It was given under a key that a newcomer without history does not have.
+            let name = folder.replica.view().folder_name().filter(|_| !history);
+            if let Some(name) = name {
                 folder.replica.submit(OpKind::FolderName { name }, clock::unix_nanos())?;
             }
             Ok(())

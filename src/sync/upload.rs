@@ -228,14 +228,10 @@ impl Uploader {
 
     /// Tells once that changes wait for a role that may write.
     fn tell_waiting(&mut self) {
-        let waiting = self.folder.replica.pending_counts().pending;
-        if let (Some(role), true) = (self.folder.role(), waiting > 0 && self.folder.frozen().is_none()) {
-            let text = format!("{}; {waiting} changes wait", SyncError::NotAllowed { role, action: "write" });
-            if self.blocked.as_ref() != Some(&text) {
-                self.folder.link.note_error(Some(text.clone()));
-                self.folder.hub.tell(&Event::UploadBlocked { db: self.folder.id(), reason: text.clone() });
-                self.blocked = Some(text);
-            }
+        let waiting = self.folder.waiting_for_role();
+        if let (Some(reason), None) = (&waiting, &self.blocked) {
+            self.folder.hub.tell(&Event::UploadBlocked { db: self.folder.id(), reason: reason.clone() });
+            self.blocked = waiting;
         }
     }
 

@@ -197,6 +197,16 @@ impl Member {
         dir
     }
 
+    /// Mounts all folders on a fresh directory beside the profile.
+    pub fn mount_all(&mut self) -> PathBuf {
+        require_fuse();
+        let dir = self.profile.with_extension("mnt");
+        fs::create_dir_all(&dir).unwrap();
+        self.ok(&["mount", dir.to_str().unwrap()]);
+        self.mounts.push(dir.clone());
+        dir
+    }
+
     pub fn unmount(&mut self, dir: &Path) -> String {
         self.mounts.retain(|mounted| mounted != dir);
         self.ok(&["unmount", dir.to_str().unwrap()])
