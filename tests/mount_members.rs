@@ -196,7 +196,7 @@ fn a_guests_folder_goes_when_the_time_is_over() {
     assert!(carol.ok(&["status"]).contains("seconds left"));
     fs::write(all.join("acme/note"), b"hello").unwrap();
     wait_for("its end", SOON, || fs::read_dir(&all).unwrap().count() == 0);
-    assert_eq!(errno(fs::read(all.join("acme/note"))), ENOENT);
+    wait_for("the name to be gone", SOON, || errno(fs::read(all.join("acme/note"))) == ENOENT);
     wait_for("the removal", SOON, || {
         json(&team.alice.ok(&["member", "list", "acme", "--json"])).as_array().unwrap().len() == 2
     });
