@@ -187,7 +187,7 @@ impl FolderSource for Source {
     }
 
     fn on_change(&self, callback: Box<dyn Fn(&[SourceChange]) + Send + Sync>) {
-        let callback: Arc<dyn Fn(&[SourceChange]) + Send + Sync> = callback.into();
+        let callback = Arc::new(callback);
         let told = callback.clone();
         // After the role says so, which is after the entry that changes it was applied.
         self.folder.on_standing(move || told(&[SourceChange::Standing]));
