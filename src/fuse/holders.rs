@@ -5,7 +5,11 @@
 
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use crate::sys::{clock, threads};
 
 /// One process that uses a mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,19 +53,37 @@ impl fmt::Display for Holder {
 /// The most holders that are listed: a message, not an inventory.
 const MOST: usize = 8;
 
-/// The processes that use the mount on `dir` (absolute), one line each, at most eight.
+/// How long the search may take: what a process has mapped cannot be read while it waits for a file system.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The processes that use the mount on `dir` (absolute), one line each, at most eight; those found in time.
 pub fn of(dir: &Path) -> Vec<Holder> {
-    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
-    processes
-        .flatten()
-        .filter_map(|process| {
-            let pid: u32 = process.file_name().to_str()?.parse().ok()?;
-            let how = use_of(&process.path(), dir)?;
-            let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            Some(Holder { pid, name: name.trim().to_owned(), how })
-        })
-        .take(MOST)
-        .collect()
+    let (found, holders) = mpsc::channel();
+    let dir = dir.to_owned();
+    // The thread ends by itself, at the latest with the process that it waits for.
+    if threads::spawn("kegfs-holders", move || search(&dir, &found)).is_err() {
+        return Vec::new();
+    }
+    let until = clock::monotonic() + PATIENCE;
+    let left = || until.saturating_duration_since(clock::monotonic());
+    std::iter::from_fn(|| holders.recv_timeout(left()).ok()).collect()
+}
+
+fn search(dir: &Path, found: &mpsc::Sender<Holder>) {
+    let Ok(processes) = fs::read_dir("/proc") else { return };
+    let processes =
+        processes.flatten().filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path())));
+    let processes: Vec<(u32, PathBuf)> = processes.collect();
+    // Mappings last: reading them may wait.
+    let quick = processes.iter().filter_map(|(pid, process)| Some((*pid, process, use_of(process, dir)?)));
+    let mapped = processes.iter().filter(|(_, process)| use_of(process, dir).is_none() && has_mapped(process, dir));
+    let all = quick.chain(mapped.map(|(pid, process)| (*pid, process, Use::Mapping)));
+    for (pid, process, how) in all.take(MOST) {
+        let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+        if found.send(Holder { pid, name: name.trim().to_owned(), how }).is_err() {
+            return;
+        }
+    }
 }
 
 fn use_of(process: &Path, dir: &Path) -> Option<Use> {
@@ -76,18 +98,18 @@ fn use_of(process: &Path, dir: &Path) -> Option<Use> {
         return Some(Use::Program);
     }
     let open = fs::read_dir(process.join("fd")).is_ok_and(|fds| fds.flatten().any(|fd| inside(&fd.path())));
-    if open {
-        return Some(Use::OpenFile);
-    }
-    let maps = fs::read(process.join("maps")).ok()?;
+    open.then_some(Use::OpenFile)
+}
+
+fn has_mapped(process: &Path, dir: &Path) -> bool {
+    let Ok(maps) = fs::read(process.join("maps")) else { return false };
     let dir = dir.as_os_str().as_encoded_bytes();
     // The path is the sixth field and the only one that can hold a slash at its start.
-    let mapped = maps.split(|byte| *byte == b'\n').any(|line| {
+    maps.split(|byte| *byte == b'\n').any(|line| {
         line.iter()
             .position(|byte| *byte == b'/')
             .is_some_and(|start| line[start..].starts_with(dir) && line.get(start + dir.len()) == Some(&b'/'))
-    });
-    mapped.then_some(Use::Mapping)
+    })
 }
 
 #[cfg(test)]

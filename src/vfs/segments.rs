@@ -264,7 +264,9 @@ impl Segments {
         };
         // Outside of the lock; their buffers go to the recycled ones.
         drop(dropped);
-        self.recycled.lock().buffers.iter_mut().for_each(|buffer| buffer.fill(0));
+        let mut recycled = self.recycled.lock();
+        let Recycled { groups, segments, .. } = &mut *recycled;
+        groups.iter_mut().chain(segments.iter_mut()).for_each(|buffer| buffer.fill(0));
     }
 
     /// Wipes everything and keeps nothing from now on.
