@@ -228,6 +228,16 @@ impl Member {
         })
     }
 
+    /// Stops the background process without ending it: its mounts hang. No file of them may be open in the caller, which
+    /// could then start no other program.
+    pub fn pause(&self) {
+        signal(self.daemon_pid().expect("a background process"), "-STOP");
+    }
+
+    pub fn resume(&self) {
+        signal(self.daemon_pid().expect("a background process"), "-CONT");
+    }
+
     /// `kill -9` of the background process; the dead mount is detached, as a user would.
     pub fn kill9(&mut self) {
         let pid = self.daemon_pid().expect("a background process");
