@@ -266,7 +266,7 @@ impl Segments {
         drop(dropped);
         let mut recycled = self.recycled.lock();
         let Recycled { groups, segments, .. } = &mut *recycled;
-        groups.iter_mut().chain(segments.iter_mut()).for_each(|buffer| buffer.fill(0));
+        groups.iter_mut().chain(segments.iter_mut()).for_each(|buffer| buffer.as_mut_slice().zeroize());
     }
 
     /// Wipes everything and keeps nothing from now on.
@@ -276,7 +276,8 @@ impl Segments {
             recycled.closed = true;
             let Recycled { groups, segments, .. } = &mut *recycled;
             groups.iter_mut().chain(segments.iter_mut()).for_each(Zeroize::zeroize);
-            (groups.clear(), segments.clear());
+            groups.clear();
+            segments.clear();
         }
         let mut cached = self.cached.lock();
         cached.closed = true;
