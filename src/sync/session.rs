@@ -287,13 +287,27 @@ impl Inner {
     /// Opens the folders that the server knows and this device does not.
     pub async fn discover(self: &Arc<Self>) -> Result<(), SyncError> {
         for head in self.shared.remote.dbs().await? {
-            self.announce(head.db, head.head_seq).await;
+            self.show(head.db, head.head_seq).await;
         }
         Ok(())
     }
 
-    /// The server says that a folder has grown to `seq`, or is there.
+    /// The server says that a folder has grown to `seq`. Of one that is not here it may be the end of the membership,
+    /// which was noticed before: what is new is opened only where the server lists it.
     pub async fn announce(self: &Arc<Self>, db: DbId, seq: u64) {
+        let known = self.folders.read().get(&db).map(Arc::clone);
+        match known {
+            Some(folder) => folder.announce(seq),
+            None => {
+                if let Err(error) = self.discover().await {
+                    tracing::debug!(%error, "the server did not list the folders");
+                }
+            }
+        }
+    }
+
+    /// Brings a folder of the user up to `seq`, opening it where it is new.
+    async fn show(self: &Arc<Self>, db: DbId, seq: u64) {
         let known = self.folders.read().get(&db).map(Arc::clone);
         if let Some(folder) = known {
             folder.announce(seq);
