@@ -79,7 +79,14 @@ fn sequenced(entry: &StagedEntry, seq: u64) -> Confirmed {
     let envelope = Envelope::decode(&signed.envelope).unwrap();
     let batch = Batch::decode(&envelope.body).unwrap();
     let head = Head { seq, chain: ChainHash([seq as u8; 32]) };
-    Confirmed { head, hash: EntryHash([seq as u8; 32]), envelope, batch: Some(batch), label: "laptop".to_owned() }
+    Confirmed {
+        head,
+        hash: EntryHash([seq as u8; 32]),
+        envelope,
+        batch: Some(batch),
+        label: "laptop".to_owned(),
+        activity: vec![],
+    }
 }
 
 /// Not a test of its own: what the child process runs.

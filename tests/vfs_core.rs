@@ -11,6 +11,8 @@ mod desk;
 mod faults;
 #[path = "vfs_core/foreign.rs"]
 mod foreign;
+#[path = "vfs_core/keg_dir.rs"]
+mod keg_dir;
 #[path = "vfs_core/model.rs"]
 mod model;
 #[path = "vfs_core/names.rs"]

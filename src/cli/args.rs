@@ -84,6 +84,8 @@ pub enum Command {
     Lock(LockArgs),
     /// Show mounts, folders and what is not yet on the server
     Status,
+    /// Show what happened in a folder: who came and went, keys and devices, conflicts, warnings
+    Log(LogArgs),
     /// Exchange changes with the server now
     Sync(SyncArgs),
     /// Manage the local cache of ciphertext
@@ -259,6 +261,22 @@ pub struct LockArgs {
     /// Detach even while files are open; they give errors from then on
     #[arg(long)]
     pub force: bool,
+}
+
+/// `kegfs log`
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// Name or id of the folder
+    pub folder: String,
+    /// Go on as things happen
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only the last N lines (of those that are there already)
+    #[arg(short = 'n', long, value_name = "N")]
+    pub last: Option<usize>,
+    /// Mark the warnings as seen: `kegfs status` does not repeat them
+    #[arg(long)]
+    pub seen: bool,
 }
 
 /// `kegfs sync`

@@ -5,6 +5,7 @@
 
 mod mounts;
 mod serving;
+mod trust;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -99,6 +100,7 @@ impl Engine {
                 let (files, others) = self.unlocked.recover(&name, absolute(&dir)?)?;
                 Ok(Response::Recovered { files, others })
             }
+            Request::Activity { folder, after, seen } => self.activity(&folder, after, seen),
             Request::MemberList { folder } => self.unlocked.members(&folder).map(Response::Members),
         }
     }

@@ -3,14 +3,17 @@
 //! The only room that knows all others. It decides nothing about data: what may be done, and what it
 //! does, is the business of the rooms below.
 
+mod activity;
 pub mod args;
 mod backend;
 mod commands;
 mod control;
 mod daemon;
+mod describe;
 mod engine;
 mod expiry;
 mod failure;
+mod keg_dir;
 mod keystore;
 mod log;
 mod output;

@@ -43,6 +43,18 @@ impl Output {
         }
     }
 
+    /// Prints one of many values: a line of JSON, or `text`.
+    ///
+    /// # Errors
+    /// When standard output cannot be written to.
+    pub fn show_line(&self, value: &impl Serialize, text: &str) -> Result<(), Failure> {
+        let line = if self.json { serde_json::to_string(value).unwrap_or_default() + "\n" } else { text.to_owned() };
+        let mut out = io::stdout().lock();
+        out.write_all(line.as_bytes())
+            .and_then(|()| out.flush())
+            .map_err(|error| Failure::new(Code::Failure, format!("standard output cannot be written to: {error}")))
+    }
+
     /// A remark for people, on standard error.
     pub fn remark(&self, text: &str) {
         if !self.json {
@@ -207,6 +219,7 @@ pub fn status(status: &Status) -> String {
     }
     for folder in &status.folders {
         let _ = writeln!(text, "folder   {}: {}", harmless(&folder.folder.name), folder_state(folder));
+        text.push_str(&warnings(folder));
     }
     for one in &status.kept {
         let _ = writeln!(
@@ -221,34 +234,82 @@ pub fn status(status: &Status) -> String {
     text
 }
 
+/// Where one folder stands, a line for each thing, as `.keg/status` shows it. Lines in capitals are warnings.
+pub fn folder_page(folder: &FolderStatus) -> String {
+    let mut text =
+        format!("folder   {} ({})\nrole     {}", harmless(&folder.folder.name), folder.folder.id, folder.folder.role);
+    if let Some(end) = folder.expires_ms {
+        let _ = write!(text, ", {}", time_left(end));
+    }
+    let _ = write!(text, "\nmembers  {}\nview     {}\n", folder.folder.members, freshness(folder));
+    let _ = writeln!(text, "changes  {}", uploaded(folder));
+    if let Some(error) = &folder.last_error {
+        let _ = writeln!(text, "error    {}", harmless(error));
+    }
+    if let Some(reason) = &folder.frozen {
+        let _ = writeln!(text, "FROZEN   read-only: {}", harmless(reason));
+    }
+    if folder.rotation_due {
+        let _ = writeln!(text, "KEY      {ROTATION_DUE}");
+    }
+    text.push_str(&warnings(folder));
+    text
+}
+
+/// The warnings that nobody has marked as seen.
+fn warnings(folder: &FolderStatus) -> String {
+    let mut text = String::new();
+    for warning in &folder.warnings {
+        let _ = write!(text, "WARNING  {}", super::activity::line(warning).replacen("WARNING  ", "", 1));
+    }
+    if !folder.warnings.is_empty() {
+        let name = harmless(&folder.folder.name);
+        let _ = writeln!(text, "         all of it: kegfs log {name}; seen: kegfs log {name} --seen");
+    }
+    text
+}
+
+/// Why a new epoch is due, and what will happen.
+const ROTATION_DUE: &str = "a member or device is gone: the key changes as soon as an admin is online";
+
+/// How new the view is. Never claims more than the server has said.
+fn freshness(folder: &FolderStatus) -> String {
+    match (folder.online, folder.stale_since_ms) {
+        (true, _) => "up to date".to_owned(),
+        (false, Some(since)) => format!("offline, as of {}", clock_time(since)),
+        (false, None) => "offline".to_owned(),
+    }
+}
+
+fn uploaded(folder: &FolderStatus) -> String {
+    if folder.pending.is_empty() {
+        "everything is on the server".to_owned()
+    } else {
+        format!("{} not yet on the server", left(folder.pending))
+    }
+}
+
 fn folder_state(folder: &FolderStatus) -> String {
     let mut parts = vec![folder.folder.role.clone()];
     if let Some(end) = folder.expires_ms {
         parts.push(time_left(end));
     }
     if folder.rotation_due {
-        parts.push("a member or device is gone: the key changes as soon as an admin is online".to_owned());
+        parts.push(ROTATION_DUE.to_owned());
     }
     if let Some(reason) = &folder.frozen {
         parts.push(format!("FROZEN, read-only: {}", harmless(reason)));
     }
-    match (folder.online, folder.stale_since_ms) {
-        (true, _) => parts.push("up to date".to_owned()),
-        (false, Some(since)) => parts.push(format!("offline, as of {}", clock_time(since))),
-        (false, None) => parts.push("offline".to_owned()),
-    }
-    if folder.pending.is_empty() {
-        parts.push("everything is on the server".to_owned());
-    } else {
-        parts.push(format!("{} not yet on the server", left(folder.pending)));
-    }
+    parts.push(freshness(folder));
+    parts.push(uploaded(folder));
     if let Some(error) = &folder.last_error {
         parts.push(format!("last error: {}", harmless(error)));
     }
     parts.join(", ")
 }
 
-fn clock_time(unix_ms: i64) -> String {
+/// Local time, to the second.
+pub fn clock_time(unix_ms: i64) -> String {
     jiff::Timestamp::from_millisecond(unix_ms).map_or_else(
         |_| "an unknown time".to_owned(),
         |time| time.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),

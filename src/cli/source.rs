@@ -11,13 +11,14 @@ use bytes::Bytes;
 
 use parking_lot::Mutex;
 
+use super::keg_dir;
 use crate::blobs::LocalError;
 use crate::format::{BlobId, DeviceId, Extent, KegId, Op, OpKind, Role};
 use crate::keg::Node;
 use crate::replica::{self, ReplicaError};
 use crate::sync::{FetchError, Folder, SyncError};
 use crate::sys::clock;
-use crate::vfs::{FolderSource, Listed, Progress, Slot, SourceChange, VfsError};
+use crate::vfs::{FolderSource, KegDir, Listed, Progress, Slot, SourceChange, VfsError};
 
 /// Inode number of a folder's root.
 const ROOT: u64 = 1;
@@ -27,13 +28,14 @@ const WHOLE_FROM: u64 = 256 << 10;
 
 /// `folder` for a mount; with `fsync_server` its syncs wait for the server too.
 pub fn of(folder: &Arc<Folder>, fsync_server: bool) -> Arc<dyn FolderSource> {
-    Arc::new(Source { folder: folder.clone(), slots: Mutex::default(), fsync_server })
+    Arc::new(Source { folder: folder.clone(), slots: Mutex::default(), keg_dir: keg_dir::of(folder), fsync_server })
 }
 
 struct Source {
     folder: Arc<Folder>,
     /// Places in the queue that the vfs holds, by number.
     slots: Mutex<HashMap<u64, replica::Slot>>,
+    keg_dir: Arc<dyn KegDir>,
     fsync_server: bool,
 }
 
@@ -184,6 +186,10 @@ impl FolderSource for Source {
     fn progress(&self, ino: u64) -> Result<Progress, VfsError> {
         let pending = self.folder.replica.view().is_pending(ino);
         Ok(if pending { Progress::Journaled } else { Progress::OnServer })
+    }
+
+    fn keg_dir(&self) -> Option<Arc<dyn KegDir>> {
+        Some(Arc::clone(&self.keg_dir))
     }
 
     fn on_change(&self, callback: Box<dyn Fn(&[SourceChange]) + Send + Sync>) {

@@ -6,10 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::control::{FolderInfo, FolderStatus, KeptInfo, MemberInfo, Pending, RecoveredFile};
+use super::control::{ActivityInfo, FolderInfo, FolderStatus, KeptInfo, MemberInfo, Pending, RecoveredFile};
 use super::failure::{Code, Failure};
 use super::profile::{Config, Profile};
-use super::source;
+use super::{activity, describe, source};
 use crate::blobs::LocalError;
 use crate::format::{AccountId, Role};
 use crate::keyring::Identity;
@@ -62,7 +62,7 @@ impl Unlocked {
     /// When there is none, or several.
     pub fn source(&self, which: &str, fsync_server: bool) -> Result<Shown, Failure> {
         let folder = self.folder(which)?;
-        Ok((self.info(&folder), source::of(&folder, fsync_server)))
+        Ok((describe::folder_info(&folder), source::of(&folder, fsync_server)))
     }
 
     /// All folders, for a mount.
@@ -75,7 +75,7 @@ impl Unlocked {
             let _ = self.session.refresh(DISCOVER);
         }
         let mine = self.session.folders().into_iter().filter(|folder| folder.role().is_some());
-        Ok(mine.map(|folder| (self.info(&folder), source::of(&folder, fsync_server))).collect())
+        Ok(mine.map(|folder| (describe::folder_info(&folder), source::of(&folder, fsync_server))).collect())
     }
 
     /// Creates a folder.
@@ -84,7 +84,7 @@ impl Unlocked {
     /// A name that cannot be used or is taken; the server.
     pub fn create_folder(&self, name: &str) -> Result<FolderInfo, Failure> {
         let folder = self.session.create_folder(name).map_err(|error| self.told(error))?;
-        Ok(self.info(&folder))
+        Ok(describe::folder_info(&folder))
     }
 
     /// All folders; as known here when the server cannot be reached.
@@ -93,7 +93,7 @@ impl Unlocked {
     /// What keeps a folder from being complete, except an unreachable server.
     pub fn folders(&self) -> Result<Vec<FolderInfo>, Failure> {
         self.refresh_if_reachable()?;
-        Ok(self.session.folders().iter().map(|folder| self.info(folder)).collect())
+        Ok(self.session.folders().iter().map(|folder| describe::folder_info(folder)).collect())
     }
 
     /// Adds a member; a guest until `expires_ms`.
@@ -132,7 +132,7 @@ impl Unlocked {
     pub fn remove_member(&self, folder: &str, member: &str) -> Result<MemberInfo, Failure> {
         let (folder, member) = self.member(folder, member)?;
         self.session.remove_member(&folder, member.account).map_err(|error| self.told(error))?;
-        Ok(member_info(&member))
+        Ok(describe::member_info(&member))
     }
 
     /// Gives a member another role.
@@ -168,7 +168,7 @@ impl Unlocked {
     /// The only owner; the server.
     pub fn leave(&self, folder: &str) -> Result<FolderInfo, Failure> {
         let folder = self.folder(folder)?;
-        let info = self.info(&folder);
+        let info = describe::folder_info(&folder);
         self.session.leave(&folder).map_err(|error| self.told(error))?;
         Ok(info)
     }
@@ -222,8 +222,8 @@ impl Unlocked {
     }
 
     fn as_listed(&self, folder: &Folder, account: AccountId) -> Result<MemberInfo, Failure> {
-        let members = self.session.members(folder);
-        members.iter().find(|member| member.account == account).map(member_info).ok_or_else(|| {
+        let members = folder.members();
+        members.iter().find(|member| member.account == account).map(describe::member_info).ok_or_else(|| {
             Failure::new(
                 Code::Refused,
                 format!("somebody else has removed {account} at the same moment; look: kegfs member list"),
@@ -238,25 +238,30 @@ impl Unlocked {
     pub fn members(&self, folder: &str) -> Result<Vec<MemberInfo>, Failure> {
         self.refresh_if_reachable()?;
         let folder = self.folder(folder)?;
-        Ok(self.session.members(&folder).iter().map(member_info).collect())
+        Ok(describe::members(&folder))
+    }
+
+    /// Lines of a folder's log above number `after`, up to date where the server can be reached; with `seen`, its
+    /// warnings are then marked as seen.
+    ///
+    /// # Errors
+    /// When there is no such folder.
+    pub fn activity(&self, folder: &str, after: u64, seen: bool) -> Result<Vec<ActivityInfo>, Failure> {
+        let folder = self.folder(folder)?;
+        if after == 0 && !folder.online() {
+            // What cannot be fetched is not told; what is here is.
+            let _ = folder.catch_up_blocking(REFRESH);
+        }
+        let lines = folder.activity(after, usize::MAX).map_err(|error| self.told(error))?;
+        if let (Some((last, _)), true) = (lines.last(), seen) {
+            folder.see_warnings(*last).map_err(|error| self.told(error))?;
+        }
+        Ok(lines.iter().map(|(number, line)| activity::info(*number, line)).collect())
     }
 
     /// Where each folder stands.
     pub fn status(&self) -> Vec<FolderStatus> {
-        let one = |folder: &Arc<Folder>| {
-            let status = folder.status();
-            FolderStatus {
-                folder: self.info(folder),
-                online: status.online,
-                stale_since_ms: status.stale_since_ms,
-                pending: Pending { changes: status.pending_ops, bytes: status.pending_bytes },
-                frozen: status.frozen,
-                rotation_due: status.rotation_due,
-                expires_ms: status.expires_ms,
-                last_error: status.last_error,
-            }
-        };
-        self.session.folders().iter().map(one).collect()
+        self.session.folders().iter().map(describe::folder_status).collect()
     }
 
     /// Whether the server is reachable now.
@@ -348,15 +353,6 @@ impl Unlocked {
         }
     }
 
-    fn info(&self, folder: &Arc<Folder>) -> FolderInfo {
-        FolderInfo {
-            id: folder.id().to_string(),
-            name: folder.name(),
-            role: folder.role().map_or("none", role_name).to_owned(),
-            members: self.session.members(folder).len() as u64,
-        }
-    }
-
     fn told(&self, error: SyncError) -> Failure {
         failure(&self.server, error)
     }
@@ -399,16 +395,6 @@ fn role_of(name: &str) -> Result<Role, Failure> {
     roles.into_iter().find(|role| role_name(*role) == name).ok_or_else(|| {
         Failure::new(Code::Usage, format!("{name} is not a role; there are: guest, viewer, editor, admin, owner"))
     })
-}
-
-fn member_info(member: &sync::Member) -> MemberInfo {
-    MemberInfo {
-        account: member.account.to_string(),
-        name: member.name.clone(),
-        role: role_name(member.role).to_owned(),
-        expires_ms: member.expires_ms,
-        me: member.me,
-    }
 }
 
 fn options(config: &Config) -> HttpOptions {

@@ -97,7 +97,10 @@ fn xattr(reply: ReplyXattr, size: u32, result: Result<Vec<u8>, VfsError>) {
 }
 
 fn open_flags(opened: &Opened) -> FopenFlags {
-    if opened.keep_cache { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
+    let mut flags = FopenFlags::empty();
+    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
+    flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct);
+    flags
 }
 
 impl Filesystem for Adapter {
@@ -355,7 +358,8 @@ impl Filesystem for Adapter {
                 &mut |one| {
                     let (attr, ttl): (FileAttr, Duration) = match one.entry {
                         Some(entry) => (convert::attr(&entry.attr), entry.ttl),
-                        // `.` and `..`: the kernel takes the number and the kind, and counts no lookup.
+                        // `.` and `..`: the kernel takes the number and the kind, and counts no lookup. Others: it is
+                        // to look the name up when it needs it, and that may give another number.
                         None => (convert::bare(one.ino, one.kind), Duration::ZERO),
                     };
                     let name = OsStr::from_bytes(one.name);

@@ -4,7 +4,7 @@ use crate::format::{DeviceId, KegId, NodeKind, Op, OpKind};
 
 use super::conflict::conflict_name;
 use super::content;
-use super::{Dentry, Node, Removed, Stamp, Store};
+use super::{Dentry, KEG_DIR, Node, Removed, Stamp, Store};
 
 /// Whose operation is applied, and where in the log.
 #[derive(Clone, Debug)]
@@ -319,7 +319,8 @@ impl<S: Store> Tree<'_, S> {
     ) -> Result<Applied, S::Error> {
         let mut free = name.to_vec();
         let mut attempt = 0;
-        while self.store.dentry(&parent, &free)?.is_some() {
+        let reserved = |name: &[u8]| parent == KegId::ROOT && name == KEG_DIR;
+        while reserved(&free) || self.store.dentry(&parent, &free)?.is_some() {
             attempt += 1;
             free = conflict_name(name, &self.context.label, self.at_ns, attempt);
         }

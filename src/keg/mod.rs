@@ -18,6 +18,9 @@ pub use store::Store;
 
 /// The sequence number that pending operations are applied under: above every confirmed one.
 pub const PENDING_SEQ: u64 = 1 << 62;
+/// The name in the root directory that is no member's to take: clients show there what they make themselves. Whatever the
+/// log puts under it gets a conflict name, as if it were taken.
+pub const KEG_DIR: &[u8] = b".keg";
 /// Inode number of the root directory in every store.
 pub const ROOT_INO: u64 = 1;
 

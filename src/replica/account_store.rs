@@ -38,7 +38,7 @@ impl AccountStore {
         crate::sys::files::create_private_dir(dir).map_err(|error| ReplicaError::io(dir, error))?;
         db::check_key(dir, key)?;
         let db = db::open(&dir.join("account.db"), key, 512, false)?;
-        db::migrate(&db, schema::ACCOUNT_LAYOUT, schema::ACCOUNT)?;
+        db::migrate(&db, schema::ACCOUNT)?;
         db.durable(true)?;
         Ok(Self { db: Mutex::new(db) })
     }

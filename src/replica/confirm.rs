@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 
 use rusqlite::params;
 
+use super::activity::Watch;
 use super::base::{Base, Source};
 use super::db::Db;
 use super::flush::{Author, flush, put_meta};
@@ -19,7 +20,7 @@ use super::replica::{Replica, Shared};
 use super::rows::{NameRow, NodeRow};
 use super::state::State;
 use super::types::{Change, Confirmed, StagedEntry, Standing};
-use super::{ReplicaError, standing};
+use super::{ReplicaError, activity, standing};
 use crate::format::{ChainHash, Head, KegId, SignedEntry, decode, encode};
 use crate::keg::{self, Applied, Context};
 
@@ -68,6 +69,15 @@ impl Replica {
         let changes = self.shared().apply(entries, standing)?;
         self.shared().notify_change(&changes);
         Ok(changes)
+    }
+}
+
+impl Replica {
+    pub(super) fn write_beside(
+        &self,
+        body: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<()>,
+    ) -> Result<(), ReplicaError> {
+        self.shared().write_beside(body)
     }
 }
 
@@ -134,6 +144,7 @@ impl Shared {
             if let Some(batch) = &entry.batch {
                 let device = entry.envelope.device;
                 let context = Context { seq: entry.head.seq, device, label: entry.label.clone() };
+                let mut watch = Watch::begin(writer, &base, entry)?;
                 for op in &batch.ops {
                     let mut layer = Layer {
                         overlay: &mut out.overlay,
@@ -143,8 +154,14 @@ impl Shared {
                         adopt: &Mounted(self),
                         absent: std::cell::Cell::new(None),
                     };
-                    as_seen &= keg::apply(&mut layer, &context, op)? == Applied::Done;
+                    watch.before(&layer, op)?;
+                    let applied = keg::apply(&mut layer, &context, op)?;
+                    watch.after(&layer, &applied)?;
+                    as_seen &= applied == Applied::Done;
                 }
+                // Without the root.
+                let files = self.state.read().usage.1.saturating_add(out.overlay.usage.1).saturating_sub(1).max(0);
+                watch.end(writer, &base, files.cast_unsigned())?;
                 let author = Author { seq: entry.head.seq, tag, device: &device };
                 let touched = flush(writer, &base, &mut out.overlay, &author)?;
                 if own.is_none() || !as_seen {
@@ -167,6 +184,7 @@ impl Shared {
                 }
             }
             self.log(writer, entry)?;
+            entry.activity.iter().try_for_each(|activity| writer.run(|conn| activity::add(conn, activity)))?;
         }
         let (bytes, files) = {
             let state = self.state.read();
@@ -184,6 +202,19 @@ impl Shared {
             standing.map_or(Ok(()), |standing| standing::store(conn, standing))
         })?;
         Ok(out)
+    }
+
+    /// Writes what belongs to no entry, durably, and shows it.
+    pub(super) fn write_beside(
+        &self,
+        body: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<()>,
+    ) -> Result<(), ReplicaError> {
+        let writer = self.writer.lock();
+        self.is_open()?;
+        writer.durable(true)?;
+        writer.run(body)?;
+        let _nobody_reads = self.state.write();
+        self.pool.advance()
     }
 
     /// The staged entry that this is: same counter, same bytes.

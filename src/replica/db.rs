@@ -106,14 +106,20 @@ pub(super) fn check_key(dir: &Path, key: &Key) -> Result<(), ReplicaError> {
     }
 }
 
-/// Creates the tables of a new file with `schema`, or checks the layout number of an existing one.
-pub(super) fn migrate(db: &Db, layout: i64, schema: &str) -> Result<(), ReplicaError> {
+/// Brings the file to the layout that `steps` lead to, in place, all or nothing; creates the tables of a new file.
+pub(super) fn migrate(db: &Db, steps: &[&str]) -> Result<(), ReplicaError> {
     let found: i64 = db.run(|conn| conn.query_row("PRAGMA user_version", [], |row| row.get(0)))?;
-    if found > layout {
-        return Err(ReplicaError::NewerLayout { file: db.file.clone(), found });
+    let missing = usize::try_from(found).ok().and_then(|taken| steps.get(taken..));
+    let Some(missing) = missing else { return Err(ReplicaError::NewerLayout { file: db.file.clone(), found }) };
+    if missing.is_empty() {
+        return Ok(());
     }
-    if found < layout {
-        db.run(|conn| conn.execute_batch(&format!("BEGIN IMMEDIATE; {schema} PRAGMA user_version={layout}; COMMIT;")))?;
+    let (steps, layout) = (missing.concat(), steps.len());
+    let migrated =
+        db.run(|conn| conn.execute_batch(&format!("BEGIN IMMEDIATE; {steps} PRAGMA user_version={layout}; COMMIT;")));
+    if migrated.is_err() && !db.conn.is_autocommit() {
+        // It has failed already; what undoing it says adds nothing.
+        let _ = db.conn.execute_batch("ROLLBACK");
     }
-    Ok(())
+    migrated
 }

@@ -52,7 +52,7 @@ pub(super) struct Journal {
 impl Journal {
     pub(super) fn open(file: &Path, key: &Key) -> Result<Self, ReplicaError> {
         let db = db::open(file, key, CACHE_KIB, false)?;
-        db::migrate(&db, schema::JOURNAL_LAYOUT, schema::JOURNAL)?;
+        db::migrate(&db, schema::JOURNAL)?;
         Ok(Self { db: Mutex::new(db) })
     }
 

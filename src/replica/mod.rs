@@ -16,6 +16,7 @@
 //! what a chunk's bytes are, or that a kernel asks.
 
 mod account_store;
+mod activity;
 mod base;
 mod confirm;
 mod content;
@@ -36,6 +37,7 @@ mod types;
 mod view;
 
 pub use account_store::{AccountStore, FolderRecord};
+pub use activity::{Activity, Happening};
 pub use error::ReplicaError;
 pub use replica::{Replica, Submitted};
 pub use types::{

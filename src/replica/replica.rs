@@ -86,7 +86,7 @@ impl Replica {
         db::check_key(dir, key)?;
         let file = dir.join("state.db");
         let writer = db::open(&file, key, WRITER_CACHE_KIB, false)?;
-        db::migrate(&writer, schema::STATE_LAYOUT, schema::STATE)?;
+        db::migrate(&writer, schema::STATE)?;
         writer.run(|conn| {
             // Emptied by `apply`, which knows when no reader holds it. See `pool`.
             conn.execute_batch("PRAGMA wal_autocheckpoint=0; PRAGMA journal_size_limit=16777216;")
@@ -491,7 +491,7 @@ impl Shared {
         Ok(submitted)
     }
 
-    fn is_open(&self) -> Result<(), ReplicaError> {
+    pub(super) fn is_open(&self) -> Result<(), ReplicaError> {
         if self.state.read().closed { Err(ReplicaError::Closed) } else { Ok(()) }
     }
 

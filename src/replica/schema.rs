@@ -4,11 +4,12 @@
 //! together, so that listing a tree reads pages in order. Current rows and superseded ones (`*_past`, valid in
 //! `[from_seq, to_seq)`) are apart, so that history costs the present nothing.
 
-/// Layout number of `state.db` (`PRAGMA user_version`).
-pub(super) const STATE_LAYOUT: i64 = 1;
+/// The steps that lead to the layout of `state.db`; its number (`PRAGMA user_version`) is how many were taken. A step
+/// that was released is never changed.
+pub(super) const STATE: &[&str] = &[STATE_1, STATE_ACTIVITY];
 
-/// Creates them.
-pub(super) const STATE: &str = "
+/// The tables.
+const STATE_1: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE device (id INTEGER PRIMARY KEY, device BLOB NOT NULL UNIQUE);
 CREATE TABLE node (
@@ -71,21 +72,34 @@ CREATE TABLE log (
 CREATE TABLE author (device BLOB PRIMARY KEY, counter INTEGER NOT NULL, hash BLOB NOT NULL) WITHOUT ROWID;
 ";
 
-/// Layout number of `journal.db`.
-pub(super) const JOURNAL_LAYOUT: i64 = 1;
+/// What happened, for people; and what each device has lately overwritten or removed (see `activity.rs`).
+const STATE_ACTIVITY: &str = "
+CREATE TABLE activity (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, seq INTEGER NOT NULL, at_ms INTEGER NOT NULL, warning INTEGER NOT NULL,
+  account BLOB, actor TEXT NOT NULL, what BLOB NOT NULL
+);
+CREATE INDEX activity_warning ON activity (id) WHERE warning;
+CREATE TABLE burst (
+  device INTEGER PRIMARY KEY, since_ms INTEGER NOT NULL, first_seq INTEGER NOT NULL, overwritten INTEGER NOT NULL,
+  removed INTEGER NOT NULL, told INTEGER NOT NULL
+);
+";
+
+/// As [`STATE`], of `journal.db`.
+pub(super) const JOURNAL: &[&str] = &[JOURNAL_1];
 
 /// Own work that the server has not sequenced. `work.ops` packs the operations `first..=last`, see `journal.rs`.
-pub(super) const JOURNAL: &str = "
+const JOURNAL_1: &str = "
 CREATE TABLE work (last INTEGER PRIMARY KEY, first INTEGER NOT NULL, ops BLOB NOT NULL);
 CREATE TABLE staged (counter INTEGER PRIMARY KEY, last_op INTEGER NOT NULL, bytes BLOB NOT NULL, blobs BLOB NOT NULL);
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 ";
 
-/// Layout number of `account.db`.
-pub(super) const ACCOUNT_LAYOUT: i64 = 1;
+/// As [`STATE`], of `account.db`.
+pub(super) const ACCOUNT: &[&str] = &[ACCOUNT_1];
 
 /// What one profile knows beside its folders.
-pub(super) const ACCOUNT: &str = "
+const ACCOUNT_1: &str = "
 CREATE TABLE folder (db BLOB PRIMARY KEY, name TEXT NOT NULL, dir TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE account_log (
   account BLOB NOT NULL, seq INTEGER NOT NULL, entry BLOB NOT NULL, PRIMARY KEY (account, seq)

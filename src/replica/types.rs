@@ -55,6 +55,8 @@ pub struct Confirmed {
     pub batch: Option<Batch>,
     /// The author's label for conflict names, the same on every replica (from the author's account log).
     pub label: String,
+    /// What happened with it, as far as the verification of the log tells. Conflicts and mass changes are added here.
+    pub activity: Vec<super::Activity>,
 }
 
 /// An own entry that is signed and may already have reached the server. The same bytes are sent again until it shows up

@@ -29,6 +29,14 @@ impl<'a> View<'a> {
         Base { source: Source::Pool(&self.shared.pool), cache: &self.shared.cache }
     }
 
+    /// Runs a statement on the snapshot.
+    pub(super) fn sql<T>(
+        &self,
+        body: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, ReplicaError> {
+        self.shared.pool.with(|db| db.run(body))
+    }
+
     /// The node with this inode number, removed ones included (`nlink` 0).
     ///
     /// # Errors

@@ -20,7 +20,7 @@ use super::fetch::{Fetcher, deadline};
 use super::member::Command;
 use super::present::Present;
 use super::runtime::run_on;
-use super::status::{Link, Status};
+use super::status::{Link, Status, now_ms};
 use super::upload::RetryNow;
 use super::verify::Verified;
 use super::{FetchError, SyncError, evidence};
@@ -30,7 +30,7 @@ use crate::crypto::{kdf, labels};
 use crate::format::{AccountId, BlobId, DbId, DeviceId, Head, OpKind, Role, SignedEntry};
 use crate::keyring::{Author, Identity};
 use crate::remote::Remote;
-use crate::replica::{OpenParams, Replica};
+use crate::replica::{Activity, Happening, OpenParams, Replica};
 use crate::sys::files;
 
 /// What the folders of a session share.
@@ -381,9 +381,41 @@ impl Folder {
         });
         *self.frozen.write() = Some(what.to_owned());
         self.link.lost(Some(what.to_owned()));
+        self.note(Happening::Misbehaviour { what: what.to_owned() });
         self.hub.tell(&Event::Misbehaviour { db: self.id, what: what.to_owned(), evidence });
         self.standing_changed();
         self.note_progress();
+    }
+
+    /// Adds to the folder's activity what this machine noticed by itself.
+    pub(super) fn note(&self, what: Happening) {
+        let line =
+            Activity { seq: self.replica.mark().seq, at_ms: now_ms(), account: None, actor: String::new(), what };
+        if let Err(error) = self.replica.note(&line) {
+            tracing::warn!(db = %self.id, %error, "a line of the folder's activity could not be kept");
+        }
+    }
+
+    /// What happened in the folder, with numbers that ascend: those above `after`, at most `limit`.
+    ///
+    /// # Errors
+    /// Those of the replica.
+    pub fn activity(&self, after: u64, limit: usize) -> Result<Vec<(u64, Activity)>, SyncError> {
+        Ok(self.replica.view().activity(after, limit)?)
+    }
+
+    /// The newest `limit` warnings that the user has not seen yet, oldest first.
+    pub fn unseen_warnings(&self, limit: usize) -> Vec<(u64, Activity)> {
+        let view = self.replica.view();
+        view.warnings_seen().and_then(|seen| view.warnings(seen, limit)).unwrap_or_default()
+    }
+
+    /// The user has seen the warnings up to this number.
+    ///
+    /// # Errors
+    /// Those of the replica.
+    pub fn see_warnings(&self, upto: u64) -> Result<(), SyncError> {
+        Ok(self.replica.see_warnings(upto)?)
     }
 
     pub(super) fn note_progress(&self) {

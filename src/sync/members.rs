@@ -29,15 +29,15 @@ pub struct Member {
     pub me: bool,
 }
 
-impl Session {
-    /// The members of a folder as of its verified head, by name.
-    pub fn members(&self, folder: &Folder) -> Vec<Member> {
-        let me = self.account();
+impl Folder {
+    /// The members as of the verified head, by name.
+    pub fn members(&self) -> Vec<Member> {
+        let me = self.me;
         let named = |account: &AccountId| {
-            let log = self.inner.shared.accounts.log(account);
+            let log = self.accounts.log(account);
             log.map_or_else(|| account.to_string(), |log| log.name().to_owned())
         };
-        let standing = folder.replica.standing();
+        let standing = self.replica.standing();
         let member = |member: &crate::replica::MemberInfo| Member {
             account: member.account,
             name: named(&member.account),
@@ -48,6 +48,13 @@ impl Session {
         let mut members: Vec<_> = standing.members.iter().map(member).collect();
         members.sort_by(|one, other| (&one.name, one.account).cmp(&(&other.name, other.account)));
         members
+    }
+}
+
+impl Session {
+    /// The members of a folder as of its verified head, by name.
+    pub fn members(&self, folder: &Folder) -> Vec<Member> {
+        folder.members()
     }
 
     /// The member with this id or, where only one has it, this name.

@@ -8,6 +8,7 @@
 //! how a chunk is sealed; it moves blobs by their ids.
 
 mod accounts;
+mod activity;
 mod append;
 mod backoff;
 mod depart;

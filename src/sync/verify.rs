@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::accounts::Accounts;
+use super::activity;
 use super::event::{Event, Hub};
 use super::present::Present;
 use super::{Folder, SyncError};
@@ -12,7 +13,7 @@ use crate::keyring::AccountLogs;
 use crate::keyring::{
     Advanced, AuthorState, ChainHistory, FolderState, KeyRing, KeyRingError, Misbehaviour, Verdict, open_batch,
 };
-use crate::replica::{Confirmed, MemberInfo, Replica, Standing};
+use crate::replica::{Activity, Confirmed, Happening, MemberInfo, Replica, Standing};
 
 /// Operations that one transaction applies at most, unless one entry alone has more. A longer one would keep readers
 /// of the mounted view waiting.
@@ -190,8 +191,11 @@ impl Intake<'_> {
             if needs_keys {
                 return Ok(Taken::NeedsKeys(index));
             }
+            let author = self.accounts.log(&advanced.envelope.author);
+            let label = author.map_or_else(String::new, |log| log.label(&advanced.envelope.device));
+            let activity = activity::of_entry(&advanced, &verified.state, self.accounts, &label);
             verified.state.commit(&advanced);
-            self.add(verified, advanced);
+            self.add(verified, advanced, label, activity);
             if self.ops >= GROUP_OPS || self.group.len() >= GROUP_ENTRIES {
                 self.apply(verified)?;
             }
@@ -199,7 +203,7 @@ impl Intake<'_> {
         Ok(Taken::All)
     }
 
-    fn add(&mut self, verified: &Verified, advanced: Advanced) {
+    fn add(&mut self, verified: &Verified, advanced: Advanced, label: String, mut activity: Vec<Activity>) {
         let db = self.folder.id();
         let ignored = |reason: String| {
             self.hub.tell(&Event::EntryIgnored { db, seq: advanced.seq, reason });
@@ -212,6 +216,13 @@ impl Intake<'_> {
                 // Every member has the same key and comes to the same result: the entry counts for nothing.
                 Err(error) => {
                     ignored(error.to_string());
+                    activity.push(Activity {
+                        seq: advanced.seq,
+                        at_ms: advanced.envelope.created_ms,
+                        account: Some(advanced.envelope.author),
+                        actor: label.clone(),
+                        what: Happening::Ignored { reason: error.to_string() },
+                    });
                     None
                 }
             },
@@ -221,13 +232,11 @@ impl Intake<'_> {
                 None
             }
         };
-        let author = self.accounts.log(&advanced.envelope.author);
-        let label = author.map_or_else(String::new, |log| log.label(&advanced.envelope.device));
         let head = advanced.head();
         self.ops += batch.as_ref().map_or(0, |batch| batch.ops.len());
         self.standing |= advanced.standing_changed;
         self.heads.push(head);
-        self.group.push(Confirmed { head, hash: advanced.hash, envelope: advanced.envelope, batch, label });
+        self.group.push(Confirmed { head, hash: advanced.hash, envelope: advanced.envelope, batch, label, activity });
     }
 
     fn apply(&mut self, verified: &Verified) -> Result<(), SyncError> {

@@ -28,6 +28,9 @@ impl Vfs {
             return Ok(self.core.list_attr());
         }
         let (folder, local) = self.core.locate(ino)?;
+        if Mounted::is_keg(local) {
+            return Ok((self.core.keg_attr(&folder, local)?, Duration::ZERO));
+        }
         let entry = self.core.entry(&folder, local)?;
         Ok((entry.attr, entry.ttl))
     }
@@ -88,9 +91,14 @@ impl Vfs {
         if self.core.is_list(ino) {
             return if mask & WRITE == 0 { Ok(()) } else { Err(VfsError::ReadOnly(ReadOnlyReason::View)) };
         }
+        if mask & WRITE != 0 {
+            return self.core.locate_writable(ino).map(drop);
+        }
         let (folder, local) = self.core.locate(ino)?;
-        folder.source.node(local)?.ok_or(VfsError::NotFound)?;
-        if mask & WRITE == 0 { Ok(()) } else { folder.writable() }
+        if Mounted::is_keg(local) {
+            return self.core.keg_attr(&folder, local).map(drop);
+        }
+        folder.source.node(local)?.ok_or(VfsError::NotFound).map(drop)
     }
 
     /// Numbers for `df`, of the folder that `ino` is in.
@@ -145,6 +153,9 @@ impl Vfs {
             return Err(VfsError::NoAttribute);
         }
         let (folder, local) = self.core.locate(ino)?;
+        if Mounted::is_keg(local) {
+            return Err(VfsError::NoAttribute);
+        }
         if let Some(own) = name.strip_prefix(OWN_PREFIX) {
             let node = folder.source.node(local)?.ok_or(VfsError::NotFound)?;
             return self.own_xattr(&folder, &node, own);
@@ -176,6 +187,9 @@ impl Vfs {
             return Ok(Vec::new());
         }
         let (folder, local) = self.core.locate(ino)?;
+        if Mounted::is_keg(local) {
+            return Ok(Vec::new());
+        }
         let mut list = Vec::new();
         for name in folder.source.xattrs(local)? {
             list.extend_from_slice(&name);

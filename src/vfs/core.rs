@@ -16,6 +16,7 @@ use super::buffer::Budget;
 use super::flush::SyncRequest;
 use super::handles::{DirHandle, FileHandle};
 use super::inode::{Pin, Table};
+use super::keg_dir::KegHandle;
 use super::known::Known;
 use super::mounted::Mounted;
 use super::pool::Pool;
@@ -42,6 +43,9 @@ pub(super) struct Core {
     pub segments: Segments,
     pub files: RwLock<HashMap<u64, Arc<FileHandle>>>,
     pub directories: RwLock<HashMap<u64, Arc<DirHandle>>>,
+    /// Open files in `.keg`.
+    pub keg_files: RwLock<HashMap<u64, Arc<KegHandle>>>,
+    /// By the index in their inode numbers; other states of them among them.
     pub folders: RwLock<Vec<Option<Arc<Mounted>>>>,
     /// The mount lists folders, rather than being one.
     pub lists_folders: bool,
@@ -83,6 +87,7 @@ impl Core {
             segments: Segments::new(options.cache_max_bytes),
             files: RwLock::default(),
             directories: RwLock::default(),
+            keg_files: RwLock::default(),
             // Index 0 is the folder that is the whole mount, or the list of folders.
             folders: RwLock::new(vec![None]),
             lists_folders,
@@ -207,6 +212,9 @@ impl Core {
         if self.is_closing() {
             return Err(VfsError::Gone);
         }
+        if Mounted::is_keg(local) {
+            return Err(VfsError::ReadOnly(super::ReadOnlyReason::View));
+        }
         folder.writable()?;
         Ok((folder, local))
     }
@@ -216,9 +224,9 @@ impl Core {
         self.lists_folders && ino == super::ROOT
     }
 
-    /// Folders of the mount.
+    /// Folders of the mount, without other states of them.
     pub(super) fn mounted(&self) -> Vec<Arc<Mounted>> {
-        self.folders.read().iter().flatten().cloned().collect()
+        self.folders.read().iter().flatten().filter(|folder| !folder.is_tree()).cloned().collect()
     }
 
     /// An existing node of the folder, in use from now on.

@@ -9,6 +9,7 @@ use crate::format::NodeKind;
 use super::core::Core;
 use super::flush::SyncRequest;
 use super::handles::DirHandle;
+use super::keg_dir::KegListed;
 use super::mounted::Mounted;
 use super::{DirEntry, Entry, Ino, SyncDone, Vfs, VfsError};
 
@@ -23,17 +24,21 @@ const BATCH_MAX: usize = 4096;
 impl Vfs {
     /// Opens a directory.
     pub fn opendir(&self, ino: Ino) -> Result<u64, VfsError> {
-        let (folder, local) = if self.core.is_list(ino) {
-            (None, ino)
+        let (folder, local, keg) = if self.core.is_list(ino) {
+            (None, ino, None)
         } else {
             let (folder, local) = self.core.locate(ino)?;
-            if !folder.source.node(local)?.ok_or(VfsError::NotFound)?.is_directory() {
-                return Err(VfsError::NotDirectory);
-            }
-            (Some(folder), local)
+            let keg = match Mounted::is_keg(local) {
+                true => Some(self.core.keg_list(&folder, local)?),
+                false if !folder.source.node(local)?.ok_or(VfsError::NotFound)?.is_directory() => {
+                    return Err(VfsError::NotDirectory);
+                }
+                false => None,
+            };
+            (Some(folder), local, keg)
         };
         let fh = self.core.table.next_handle();
-        let handle = DirHandle { folder, local, fits: AtomicUsize::new(FIRST_BATCH) };
+        let handle = DirHandle { folder, local, keg, fits: AtomicUsize::new(FIRST_BATCH) };
         self.core.directories.write().insert(fh, Arc::new(handle));
         Ok(fh)
     }
@@ -52,6 +57,10 @@ impl Vfs {
         folder.readable()?;
         let (ino, parent) = (folder.ino(handle.local), self.core.parent_of(folder, handle.local)?);
         if dots(ino, parent, offset, each) {
+            return Ok(());
+        }
+        if let Some(listed) = &handle.keg {
+            list_keg(listed, offset, each);
             return Ok(());
         }
         let mut after = offset.saturating_sub(1);
@@ -109,6 +118,16 @@ impl Vfs {
     }
 }
 
+/// Lists what was in a directory of `.keg` when it was opened.
+fn list_keg(listed: &[KegListed], offset: u64, each: &mut dyn FnMut(DirEntry<'_>) -> bool) {
+    for (cookie, (name, kind, ino)) in (DOT_DOT + 1..).zip(listed) {
+        let entry = DirEntry { ino: *ino, cookie, name, kind: *kind, entry: None };
+        if cookie > offset && each(entry) {
+            return;
+        }
+    }
+}
+
 /// Lists `.` and `..`; returns whether the list is full.
 fn dots(ino: Ino, parent: Ino, offset: u64, each: &mut dyn FnMut(DirEntry<'_>) -> bool) -> bool {
     let dot = |ino, cookie, name| DirEntry { ino, cookie, name, kind: NodeKind::Directory, entry: None };
@@ -117,8 +136,11 @@ fn dots(ino: Ino, parent: Ino, offset: u64, each: &mut dyn FnMut(DirEntry<'_>) -
 
 impl Core {
     fn parent_of(&self, folder: &Mounted, local: u64) -> Result<Ino, VfsError> {
+        if Mounted::is_keg(local) {
+            return self.keg_parent(folder, local);
+        }
         let root = folder.ino(local) == folder.root();
-        if root { Ok(super::ROOT) } else { Ok(folder.ino(folder.source.parent(local)?)) }
+        if root { Ok(folder.above().unwrap_or(super::ROOT)) } else { Ok(folder.ino(folder.source.parent(local)?)) }
     }
 
     /// Folders and the names under which they are listed: their own, made unique and possible.

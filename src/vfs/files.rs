@@ -13,7 +13,9 @@ use super::core::Core;
 use super::flush::{Flush, SyncRequest};
 use super::handles::FileHandle;
 use super::inode::{FileState, Inode};
+use super::keg_dir::is_keg_handle;
 use super::layer::Layer;
+use super::mounted::Mounted;
 use super::sealer::Job;
 use super::{Allocate, Caller, Entry, Ino, OpenMode, Opened, SyncDone, Vfs, VfsError};
 
@@ -38,6 +40,9 @@ impl Vfs {
         }
         let mode = OpenMode { write: mode.write || mode.append || mode.truncate, ..mode };
         let (folder, local) = if mode.write { self.core.locate_writable(ino)? } else { self.core.locate(ino)? };
+        if Mounted::is_keg(local) {
+            return self.core.keg_open(&folder, local, mode);
+        }
         let (pin, node) = self.core.pin(&folder, local)?;
         match node.kind {
             NodeKind::File => {}
@@ -50,7 +55,7 @@ impl Vfs {
             self.core.resize(&handle.pin, &mut state, 0)?;
         }
         let keep_cache = self.core.note_version(ino, &node);
-        Ok(Opened { fh: self.core.add_file(handle), keep_cache })
+        Ok(Opened { fh: self.core.add_file(handle), keep_cache, direct: false })
     }
 
     /// Creates and opens a file.
@@ -73,7 +78,7 @@ impl Vfs {
         let attr = folder.attr(&node, true, &self.core.options);
         let fh = self.core.add_file(FileHandle::new(pin, OpenMode { truncate: false, ..open }));
         let entry = Entry { attr, ttl: self.core.ttl_since(&folder, foreign) };
-        Ok((entry, Opened { fh, keep_cache: false }))
+        Ok((entry, Opened { fh, keep_cache: false, direct: false }))
     }
 
     /// Writes all of `data` at `offset` (at the end, for a handle opened to append). Waits while too much is written
@@ -105,6 +110,9 @@ impl Vfs {
 
     /// A descriptor of the handle was closed: starts the flush and reports earlier failures of background work.
     pub fn flush(&self, fh: u64) -> Result<(), VfsError> {
+        if is_keg_handle(fh) {
+            return Ok(());
+        }
         let handle = self.core.file(fh)?;
         if !handle.mode.write {
             return Ok(());
@@ -116,6 +124,9 @@ impl Vfs {
 
     /// Calls `done` on another thread when the file's content and everything done before is durable.
     pub fn fsync(&self, fh: u64, done: SyncDone) {
+        if is_keg_handle(fh) {
+            return done(Ok(()));
+        }
         let handle = match self.core.file(fh) {
             Ok(handle) => handle,
             Err(error) => return done(Err(error)),
@@ -126,6 +137,9 @@ impl Vfs {
 
     /// The last descriptor of the handle was closed.
     pub fn release(&self, fh: u64) {
+        if is_keg_handle(fh) {
+            return self.keg_release(fh);
+        }
         if let Some(handle) = self.core.remove_file(fh)
             && handle.mode.write
         {

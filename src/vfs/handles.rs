@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::core::Core;
 use super::inode::Pin;
+use super::keg_dir::KegListed;
 use super::mounted::Mounted;
 use super::prefetch::Reader;
 use super::stores::Writing;
@@ -24,6 +25,8 @@ pub(super) struct DirHandle {
     /// `None`: the list of folders.
     pub folder: Option<Arc<Mounted>>,
     pub local: u64,
+    /// In `.keg`: what it listed when it was opened.
+    pub keg: Option<Vec<KegListed>>,
     /// How many names the last answer had room for: the next one asks for a few more than that.
     pub fits: AtomicUsize,
 }

@@ -39,12 +39,27 @@ impl Vfs {
             core.tell_standing(&folder, &**notifier);
         }
         let flushed = self.flush_folder(&folder, patience);
-        core.table.wipe_those(|inode| Arc::ptr_eq(&inode.folder, &folder));
+        self.drop_trees(&folder);
+        core.table.wipe_those(|inode| Arc::ptr_eq(&inode.folder, &folder) || inode.folder.is_within(&folder));
         // Segments do not know their folder; those of others are opened again when they are read.
         core.segments.clear();
         let replies = std::mem::take(&mut *core.replies.lock());
         replies.into_iter().for_each(|mut bytes| bytes.zeroize());
         flushed
+    }
+
+    /// Takes the other states of a folder away, which have answered nothing since the folder does not.
+    fn drop_trees(&self, folder: &Mounted) {
+        let core = &self.core;
+        for tree in folder.keg.clear() {
+            if let Some(notifier) = core.notifier.get() {
+                core.tell_standing(&tree, &**notifier);
+            }
+            let (index, _) = Mounted::split(tree.root());
+            if let Some(place) = core.folders.write().get_mut(index as usize) {
+                *place = None;
+            }
+        }
     }
 
     fn flush_folder(&self, folder: &Arc<Mounted>, patience: Duration) -> Result<(), VfsError> {

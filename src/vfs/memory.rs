@@ -16,7 +16,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use crate::format::{BlobId, DeviceId, Extent, KegId, Op, OpKind, Role};
 use crate::keg::{self, Context, MemStore, Node, Store};
 
-use super::{FolderSource, Listed, OnChange, Progress, Slot, SourceChange, VfsError};
+use super::{FolderSource, KegDir, Listed, OnChange, Progress, Slot, SourceChange, VfsError};
 
 /// Faults, and the state of the world, as a test orders them.
 #[derive(Clone, Debug)]
@@ -57,6 +57,7 @@ pub struct MemoryFolder {
     slots: Mutex<Slots>,
     filled: Condvar,
     callbacks: RwLock<Vec<Arc<OnChange>>>,
+    keg_dir: RwLock<Option<Arc<dyn KegDir>>>,
 }
 
 #[derive(Default)]
@@ -104,7 +105,13 @@ impl MemoryFolder {
             slots: Mutex::default(),
             filled: Condvar::new(),
             callbacks: RwLock::default(),
+            keg_dir: RwLock::default(),
         })
+    }
+
+    /// What `.keg` shows from now on.
+    pub fn set_keg_dir(&self, keg_dir: Arc<dyn KegDir>) {
+        *self.keg_dir.write() = Some(keg_dir);
     }
 
     /// Orders faults.
@@ -363,6 +370,10 @@ impl FolderSource for MemoryFolder {
 
     fn progress(&self, _ino: u64) -> Result<Progress, VfsError> {
         Ok(Progress::OnServer)
+    }
+
+    fn keg_dir(&self) -> Option<Arc<dyn KegDir>> {
+        self.keg_dir.read().clone()
     }
 
     fn on_change(&self, callback: OnChange) {

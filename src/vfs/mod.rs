@@ -10,6 +10,7 @@
 //! | `flush` → `block` → `sealer` | memory → sealed blobs in the spool → a change in the journal |
 //! | `read` → `segments`, `extents`, `prefetch` | journal and blobs → opened segments → the reader |
 //! | `stores` | opened segments → the kernel's cache |
+//! | `keg_dir` | what is made when it is asked for: `.keg`, and other states of a folder in it |
 //!
 //! Locks, in the order in which they may be taken: a folder's `names`; the table of inodes; one inode's `state`; then
 //! any of the leaves (extent map, budget, segment cache, queues). Nothing waits for the network under a lock, and the
@@ -26,6 +27,7 @@ mod files;
 mod flush;
 mod handles;
 mod inode;
+mod keg_dir;
 mod known;
 mod layer;
 mod leave;
@@ -46,6 +48,7 @@ mod view;
 /// What an inode is; part of [`Attr`], so that callers need not know the formats.
 pub use crate::format::NodeKind;
 pub use error::{ReadOnlyReason, VfsError};
+pub use keg_dir::{KegDir, KegFile, KegNode};
 pub use memory::{Faults, MemoryFolder};
 pub use source::{FolderSource, Listed, OnChange, Progress, Slot, SourceChange};
 pub use stores::Store;

@@ -9,10 +9,14 @@ use parking_lot::Mutex;
 use crate::format::{BlobId, KegId, NodeKind};
 use crate::keg::{Node, ROOT_INO};
 
+use super::keg_dir::Numbers;
 use super::{Attr, FolderSource, Ino, ReadOnlyReason, VfsError, VfsOptions};
 
 /// Bits of an inode number that are the folder's own.
 const LOCAL_BITS: u32 = 40;
+/// Numbers from here on are of what is in `.keg`. A replica counts up from 1 and has given fewer than a billion when it
+/// fills a disk.
+pub(super) const KEG_BASE: u64 = 1 << (LOCAL_BITS - 1);
 /// Kernel validity while the server's push tells of every change. An hour would do as well; a minute bounds the harm of
 /// a lost notification.
 const TTL_ONLINE: Duration = Duration::from_secs(60);
@@ -34,10 +38,23 @@ pub(super) struct Mounted {
     pub fills: AtomicU64,
     /// Blobs spooled since the last sync.
     pub unsynced: Mutex<Vec<BlobId>>,
+    /// What is in `.keg`, by number.
+    pub keg: Numbers,
+    /// For another state of a folder: that folder, and the number of the directory in its `.keg`.
+    within: Option<(Arc<Mounted>, u64)>,
 }
 
 impl Mounted {
     pub(super) fn new(source: Arc<dyn FolderSource>, index: u64) -> Arc<Self> {
+        Self::placed(source, index, None)
+    }
+
+    /// Another state of a folder, in a directory of its `.keg`. Never written to, and gone with the folder.
+    pub(super) fn tree(source: Arc<dyn FolderSource>, index: u64, folder: &Arc<Mounted>, directory: u64) -> Arc<Self> {
+        Self::placed(source, index, Some((Arc::clone(folder), directory)))
+    }
+
+    fn placed(source: Arc<dyn FolderSource>, index: u64, within: Option<(Arc<Mounted>, u64)>) -> Arc<Self> {
         Arc::new(Self {
             source,
             index,
@@ -46,6 +63,8 @@ impl Mounted {
             foreign: AtomicU64::new(0),
             fills: AtomicU64::new(0),
             unsynced: Mutex::default(),
+            keg: Numbers::default(),
+            within,
         })
     }
 
@@ -64,6 +83,26 @@ impl Mounted {
         (ino >> LOCAL_BITS, ino & ((1 << LOCAL_BITS) - 1))
     }
 
+    /// It is another state of a folder rather than a folder.
+    pub(super) fn is_tree(&self) -> bool {
+        self.within.is_some()
+    }
+
+    /// It is another state of this folder.
+    pub(super) fn is_within(&self, folder: &Mounted) -> bool {
+        self.within.as_ref().is_some_and(|(within, _)| std::ptr::eq(&**within, folder))
+    }
+
+    /// The directory that the root is in, for another state of a folder.
+    pub(super) fn above(&self) -> Option<Ino> {
+        self.within.as_ref().map(|(within, directory)| within.ino(*directory))
+    }
+
+    /// The folder's own number is one of `.keg`.
+    pub(super) fn is_keg(local: u64) -> bool {
+        local >= KEG_BASE
+    }
+
     /// Nothing is answered from now on.
     pub(super) fn leave(&self) {
         self.gone.store(true, Ordering::Release);
@@ -71,6 +110,9 @@ impl Mounted {
 
     /// The user may see the folder.
     pub(super) fn readable(&self) -> Result<(), VfsError> {
+        if let Some((within, _)) = &self.within {
+            within.readable()?;
+        }
         if self.gone.load(Ordering::Acquire) || self.source.role().is_none() { Err(VfsError::Gone) } else { Ok(()) }
     }
 
@@ -78,6 +120,9 @@ impl Mounted {
     pub(super) fn writable(&self) -> Result<(), VfsError> {
         if self.gone.load(Ordering::Acquire) {
             return Err(VfsError::Gone);
+        }
+        if self.is_tree() {
+            return Err(VfsError::ReadOnly(ReadOnlyReason::View));
         }
         match self.source.role() {
             None => Err(VfsError::Gone),

@@ -10,6 +10,7 @@ use crate::sys::clock;
 
 use super::core::Core;
 use super::flush::Flush;
+use super::keg_dir::{check_unreserved, is_reserved};
 use super::mounted::{Mounted, fresh_keg};
 use super::{Caller, Entry, Ino, RenameMode, Vfs, VfsError};
 
@@ -30,6 +31,9 @@ impl Vfs {
             return self.core.lookup_folder(name);
         }
         let (folder, local) = self.core.locate(parent)?;
+        if Mounted::is_keg(local) || is_reserved(&folder, local, name) {
+            return self.core.keg_lookup(&folder, local, name);
+        }
         match name {
             b"." => return self.core.known_entry(&folder, local),
             b".." => return self.core.known_entry(&folder, folder.source.parent(local)?),
@@ -42,7 +46,10 @@ impl Vfs {
 
     /// How long the kernel may believe that a name does not exist in the directory.
     pub fn negative_ttl(&self, parent: Ino) -> Duration {
-        self.core.locate(parent).map_or(Duration::ZERO, |(folder, _)| folder.ttl())
+        match self.core.locate(parent) {
+            Ok((folder, local)) if !Mounted::is_keg(local) => folder.ttl(),
+            _ => Duration::ZERO,
+        }
     }
 
     /// The kernel dropped `n` references.
@@ -53,6 +60,9 @@ impl Vfs {
     /// A symlink's target.
     pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>, VfsError> {
         let (folder, local) = self.core.locate(ino)?;
+        if Mounted::is_keg(local) {
+            return self.core.keg_readlink(&folder, local);
+        }
         let node = folder.source.node(local)?.ok_or(VfsError::NotFound)?;
         if node.kind == NodeKind::Symlink { Ok(node.target) } else { Err(VfsError::InvalidArgument) }
     }
@@ -97,10 +107,13 @@ impl Vfs {
     pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Entry, VfsError> {
         let (folder, directory) = self.core.locate_writable(parent)?;
         let (other, local) = self.core.locate(ino)?;
-        if !Arc::ptr_eq(&folder, &other) {
+        if !Arc::ptr_eq(&folder, &other) || Mounted::is_keg(local) {
             return Err(VfsError::CrossFolder);
         }
         check_name(name)?;
+        if is_reserved(&folder, directory, name) {
+            return Err(VfsError::Exists);
+        }
         {
             let _names = folder.names.lock();
             let node = folder.source.node(local)?.ok_or(VfsError::NotFound)?;
@@ -134,6 +147,7 @@ impl Vfs {
     fn remove(&self, parent: Ino, name: &[u8], directory: bool) -> Result<(), VfsError> {
         let (folder, local) = self.core.locate_writable(parent)?;
         check_name(name)?;
+        check_unreserved(&folder, local, name)?;
         let source = &folder.source;
         let _names = folder.names.lock();
         let parent = live_directory(&folder, local)?;
@@ -164,6 +178,8 @@ impl Vfs {
         }
         check_name(name)?;
         check_name(new_name)?;
+        check_unreserved(&folder, from, name)?;
+        check_unreserved(&folder, to, new_name)?;
         let source = &folder.source;
         let _names = folder.names.lock();
         let (parent, new_parent) = (live_directory(&folder, from)?, live_directory(&folder, to)?);
@@ -246,6 +262,9 @@ impl Core {
         caller: &Caller,
     ) -> Result<Node, VfsError> {
         check_name(name)?;
+        if is_reserved(folder, directory, name) {
+            return Err(VfsError::Exists);
+        }
         let source = &folder.source;
         let _names = folder.names.lock();
         let parent = live_directory(folder, directory)?;

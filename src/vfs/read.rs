@@ -14,6 +14,7 @@ use crate::format::Extent;
 use super::core::Core;
 use super::handles::FileHandle;
 use super::inode::{FileState, Inode};
+use super::keg_dir::is_keg_handle;
 use super::layer::Seen;
 use super::prefetch::Reader;
 use super::segments::{GROUP_SEGMENTS, Loader, Segment, SegmentKey, Turn};
@@ -79,6 +80,9 @@ impl Vfs {
     /// Reads up to `size` bytes at `offset`: fewer only at the end of the file. `done` is called exactly once: on this
     /// thread where no network is needed, else on a worker.
     pub fn read(&self, fh: u64, offset: u64, size: u32, done: ReadDone) {
+        if is_keg_handle(fh) {
+            return self.keg_read(fh, offset, size, done);
+        }
         let core = &self.core;
         let checked = core.file(fh).and_then(|handle| {
             handle.pin.folder.readable()?;
@@ -105,6 +109,9 @@ impl Vfs {
 
     /// First offset at or behind `offset` that holds data; [`VfsError::PastEnd`] if there is none.
     pub fn seek_data(&self, fh: u64, offset: u64) -> Result<u64, VfsError> {
+        if is_keg_handle(fh) {
+            return self.keg_seek(fh, offset, true);
+        }
         let handle = self.core.file(fh)?;
         handle.pin.folder.readable()?;
         self.core.seek(&handle.pin, offset, true)?.ok_or(VfsError::PastEnd)
@@ -112,6 +119,9 @@ impl Vfs {
 
     /// First offset at or behind `offset` in a hole; the end of the file counts as one.
     pub fn seek_hole(&self, fh: u64, offset: u64) -> Result<u64, VfsError> {
+        if is_keg_handle(fh) {
+            return self.keg_seek(fh, offset, false);
+        }
         let handle = self.core.file(fh)?;
         handle.pin.folder.readable()?;
         self.core.seek(&handle.pin, offset, false)?.ok_or(VfsError::PastEnd)

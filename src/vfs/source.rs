@@ -4,6 +4,7 @@
 //! [`MemoryFolder`](super::MemoryFolder) is the twin in memory, with faults to order.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -119,6 +120,10 @@ pub trait FolderSource: Send + Sync + 'static {
     fn label(&self, device: &DeviceId) -> Option<String>;
     /// How far the newest change of a node has come.
     fn progress(&self, ino: u64) -> Result<Progress, VfsError>;
+    /// What the folder's `.keg` shows, where it has one.
+    fn keg_dir(&self) -> Option<Arc<dyn super::KegDir>> {
+        None
+    }
     /// Calls back after every change that others made, with no lock held.
     fn on_change(&self, callback: OnChange);
 }

@@ -67,6 +67,8 @@ pub struct Opened {
     pub fh: u64,
     /// What the kernel has cached of the content is still right.
     pub keep_cache: bool,
+    /// The kernel is to cache nothing, not even the length.
+    pub direct: bool,
 }
 
 /// How to open.
@@ -132,7 +134,8 @@ pub struct DirEntry<'a> {
     pub name: &'a [u8],
     /// What it is.
     pub kind: NodeKind,
-    /// Attributes, when asked for; absent for `.` and `..`, which the kernel does not count as lookups.
+    /// Attributes, when asked for; absent for `.` and `..`, which the kernel does not count as lookups, and for names that
+    /// it is to look up when it needs them.
     pub entry: Option<&'a Entry>,
 }
 

@@ -94,6 +94,7 @@ impl Vfs {
             handle.reader.closed.store(true, Ordering::Release);
         }
         core.directories.write().clear();
+        core.keg_files.write().clear();
         core.table.wipe();
         core.failed.lock().clear();
         core.segments.close();

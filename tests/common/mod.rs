@@ -163,9 +163,19 @@ impl Member {
 
     /// Runs `kegfs` with this profile and another passphrase file.
     pub fn kegfs_with(&self, passphrase: &Path, args: &[&str]) -> Output {
+        self.command_with(passphrase, args).output().unwrap()
+    }
+
+    /// `kegfs` with this profile and passphrase, to be run.
+    pub fn command(&self, args: &[&str]) -> Command {
+        self.command_with(&self.passphrase_file(), args)
+    }
+
+    fn command_with(&self, passphrase: &Path, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kegfs"));
         command.arg("--profile").arg(&self.profile).arg("--passphrase-file").arg(passphrase).args(args);
-        command.stdin(Stdio::null()).output().unwrap()
+        command.stdin(Stdio::null());
+        command
     }
 
     /// Runs `kegfs`, expects success, returns what it printed.

@@ -4,6 +4,7 @@
 
 mod account;
 mod folder;
+mod log;
 mod member;
 mod mount;
 mod recover;
@@ -48,6 +49,7 @@ pub fn run(command: Command, profile: &Profile, global: &Global, output: Output)
         Command::Unmount(args) => mount::unmount(&args, &backend, output),
         Command::Lock(args) => mount::lock(&args, &backend, output),
         Command::Status => state::status(profile, &backend, output),
+        Command::Log(args) => log::log(args, &mut backend, output),
         Command::Sync(args) => state::sync(args, &mut backend, output),
         Command::Cache(CacheCommand::Clear) => state::clear_cache(&mut backend, output),
         // Handled before a backend is made.

@@ -115,6 +115,15 @@ pub enum Request {
         /// Name or id of the folder.
         folder: String,
     },
+    /// What happened in a folder.
+    Activity {
+        /// Name or id of the folder.
+        folder: String,
+        /// Lines with numbers above this one.
+        after: u64,
+        /// And the warnings are seen.
+        seen: bool,
+    },
 }
 
 /// How to mount.
@@ -199,6 +208,8 @@ pub enum Response {
         /// The new epoch.
         epoch: u32,
     },
+    /// Of `Activity`.
+    Activity(Vec<ActivityInfo>),
     /// Of `KeptList`.
     Kept(Vec<KeptInfo>),
     /// Of `Recover`.
@@ -307,6 +318,30 @@ pub struct FolderStatus {
     pub expires_ms: Option<i64>,
     /// The last error of exchanging changes.
     pub last_error: Option<String>,
+    /// Warnings of the folder's log that were not marked as seen, the newest few.
+    #[serde(default)]
+    pub warnings: Vec<ActivityInfo>,
+}
+
+/// A line of a folder's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActivityInfo {
+    /// Its number: ascending on this device, with gaps.
+    pub number: u64,
+    /// Position of the folder's log entry that it came with.
+    pub seq: u64,
+    /// When, by the clock of whoever did it, Unix time in milliseconds.
+    pub at_ms: i64,
+    /// Who did it, as the account's id; none for what this machine noticed.
+    pub account: Option<String>,
+    /// How people call the device that did it; empty for this machine.
+    pub actor: String,
+    /// What it is.
+    pub kind: String,
+    /// Somebody should look at it.
+    pub warning: bool,
+    /// What happened.
+    pub text: String,
 }
 
 /// A folder.

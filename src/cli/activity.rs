@@ -1,0 +1,96 @@
+//! What happened in a folder, in words.
+//!
+//! Must be the same whenever it is asked for: `.keg/activity` only ever grows at its end.
+
+use super::control::ActivityInfo;
+use super::output::{clock_time, harmless};
+use super::unlocked::role_name;
+use crate::format::Role;
+use crate::replica::{Activity, Happening};
+
+/// A line of the log.
+pub fn info(number: u64, activity: &Activity) -> ActivityInfo {
+    ActivityInfo {
+        number,
+        seq: activity.seq,
+        at_ms: activity.at_ms,
+        account: activity.account.map(|account| account.to_string()),
+        actor: activity.actor.clone(),
+        kind: kind(&activity.what).to_owned(),
+        warning: activity.what.is_warning(),
+        text: text(&activity.what),
+    }
+}
+
+/// `2026-11-23 15:04:05  alice's laptop  added bob as editor`; warnings are marked.
+pub fn line(info: &ActivityInfo) -> String {
+    let actor = if info.actor.is_empty() { "this machine" } else { &info.actor };
+    let mark = if info.warning { "WARNING  " } else { "" };
+    format!("{}  {mark}{}  {}\n", clock_time(info.at_ms), harmless(actor), harmless(&info.text))
+}
+
+/// What programs call it.
+fn kind(what: &Happening) -> &'static str {
+    match what {
+        Happening::Created => "created",
+        Happening::Added { .. } => "added",
+        Happening::Removed { .. } => "removed",
+        Happening::Left => "left",
+        Happening::Role { .. } => "role",
+        Happening::Rotated { .. } => "rotated",
+        Happening::DeviceAdded { .. } => "device_added",
+        Happening::DeviceRevoked { .. } => "device_revoked",
+        Happening::Conflict { .. } => "conflict",
+        Happening::MassChange { .. } => "mass_change",
+        Happening::Misbehaviour { .. } => "misbehaviour",
+        Happening::Ignored { .. } => "ignored",
+        Happening::FalseLink { .. } => "false_link",
+        Happening::Thawed => "thawed",
+        Happening::NameTaken { .. } => "name_taken",
+    }
+}
+
+fn text(what: &Happening) -> String {
+    match what {
+        Happening::Created => "created the folder".to_owned(),
+        Happening::Added { name, role, expires_ms, history, .. } => {
+            let history = if *history { "" } else { ", without the history" };
+            format!("added {name} as {}{history}", as_role(*role, *expires_ms))
+        }
+        Happening::Removed { name, .. } => format!("removed {name}"),
+        Happening::Left => "left the folder".to_owned(),
+        Happening::Role { name, from, role, expires_ms, .. } if from == role => {
+            format!("gave {name} another end: {}", as_role(*role, *expires_ms))
+        }
+        Happening::Role { name, from, role, expires_ms, .. } => {
+            format!("made {name}, until then {}, {}", role_name(*from), as_role(*role, *expires_ms))
+        }
+        Happening::Rotated { epoch } => format!("changed the folder's key (epoch {epoch})"),
+        Happening::DeviceAdded { name, .. } => format!("has a new device: {name}"),
+        Happening::DeviceRevoked { name, .. } => format!("revoked a device: {name}"),
+        Happening::Conflict { name, more } => {
+            let more = if *more == 0 { String::new() } else { format!(", and {more} more") };
+            format!("changed what somebody else had changed: {}{more}", String::from_utf8_lossy(name))
+        }
+        Happening::MassChange { overwritten, removed, files, since_ms } => format!(
+            "overwrote {overwritten} and removed {removed} of {files} files since {}; if nobody meant to, lock that device out: kegfs member remove, or revoke the device",
+            clock_time(*since_ms)
+        ),
+        Happening::Misbehaviour { what } => format!("the folder is frozen: {what}"),
+        Happening::Ignored { reason } => format!("tried what counts for nothing: {reason}"),
+        Happening::FalseLink { epoch } => format!(
+            "began epoch {epoch} with a false link to what is older: members who join later would not read it; an admin's next change of the key mends that"
+        ),
+        Happening::Thawed => "the folder goes on after you decided so".to_owned(),
+        Happening::NameTaken { account, name } => format!(
+            "the account {account} calls itself {name}, as another does that you know; nothing is given to it until you decide: kegfs verify {account}"
+        ),
+    }
+}
+
+fn as_role(role: Role, expires_ms: Option<i64>) -> String {
+    match expires_ms {
+        Some(end) => format!("{} until {}", role_name(role), clock_time(end)),
+        None => role_name(role).to_owned(),
+    }
+}
