@@ -77,7 +77,7 @@ fn stage(replica: &Replica, max: usize) -> Option<StagedEntry> {
 fn sequenced(entry: &StagedEntry, seq: u64) -> Confirmed {
     let signed: SignedEntry = decode(&entry.bytes).unwrap();
     let envelope = Envelope::decode(&signed.envelope).unwrap();
-    let batch = Batch::decode(&envelope.body).unwrap();
+    let batch = Batch::decode(&envelope.body, envelope.suite).unwrap();
     let head = Head { seq, chain: ChainHash([seq as u8; 32]) };
     Confirmed {
         head,

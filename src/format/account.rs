@@ -2,8 +2,8 @@
 
 use minicbor::{Decode, Encode};
 
-use super::limits::{BOX_MAX_BYTES, DEVICES_MAX, KEM_PUBLIC_BYTES, LABEL_MAX_BYTES, SUITE};
-use super::{AccountId, ChainHash, DeviceId, FormatError, decode};
+use super::limits::{BOX_MAX_BYTES, DEVICES_MAX, KEM_PUBLIC_BYTES, LABEL_MAX_BYTES};
+use super::{AccountId, ChainHash, DeviceId, FormatError, check_suite, decode};
 
 /// A device's public keys and its name.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -89,11 +89,20 @@ pub enum AccountChange {
     },
 }
 
+impl AccountChange {
+    /// The suite that introduced it.
+    pub fn since(&self) -> u16 {
+        match self {
+            Self::Create { .. } | Self::AddDevice { .. } | Self::RevokeDevice { .. } => 1,
+        }
+    }
+}
+
 /// What a device signs to change its account.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(array)]
 pub struct AccountEntry {
-    /// Format suite, [`SUITE`].
+    /// Format suite, from [`super::limits::SUITE_OLDEST`] to [`super::limits::SUITE`].
     #[n(0)]
     pub suite: u16,
     /// The account; [`AccountId::ZERO`] in the first entry, whose hash becomes the id.
@@ -120,9 +129,7 @@ impl AccountEntry {
     /// Decodes canonical bytes within the limits.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let entry: Self = decode(bytes)?;
-        if entry.suite != SUITE {
-            return Err(FormatError::UnknownSuite(entry.suite));
-        }
+        check_suite(entry.suite, entry.change.since())?;
         match &entry.change {
             AccountChange::Create { name, device, user_key } => {
                 check_label(name)?;

@@ -18,6 +18,9 @@ pub enum FormatError {
     /// A suite that this version does not know. Tells the user what to do, since only an update helps.
     #[error("format suite {0} is not supported by this version; update KegFS")]
     UnknownSuite(u16),
+    /// Something that the suite which the bytes name does not have.
+    #[error("it contains something that format suite {0} does not have")]
+    NotInSuite(u16),
 }
 
 /// The canonical bytes of `value`.

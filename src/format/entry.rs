@@ -2,8 +2,8 @@
 
 use minicbor::{Decode, Encode};
 
-use super::limits::{ENTRY_MAX_BLOBS, ENTRY_MAX_BYTES, SUITE};
-use super::{AccountId, BlobId, ChainHash, DbId, DeviceId, EntryHash, FormatError, decode};
+use super::limits::{ENTRY_MAX_BLOBS, ENTRY_MAX_BYTES};
+use super::{AccountId, BlobId, ChainHash, DbId, DeviceId, EntryHash, FormatError, check_suite, decode};
 
 /// A position in a log and the hash of the log up to it. `seq` counts from 1; the empty log is [`Head::EMPTY`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
@@ -34,6 +34,15 @@ pub enum EntryKind {
     Batch,
 }
 
+impl EntryKind {
+    /// The suite that introduced it.
+    pub fn since(self) -> u16 {
+        match self {
+            Self::Membership | Self::Batch => 1,
+        }
+    }
+}
+
 /// A blob that an entry begins or ceases to refer to; the server counts quota and references by these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(array)]
@@ -50,7 +59,7 @@ pub struct BlobRef {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(array)]
 pub struct Envelope {
-    /// Format suite, [`SUITE`].
+    /// Format suite, from [`super::limits::SUITE_OLDEST`] to [`super::limits::SUITE`].
     #[n(0)]
     pub suite: u16,
     /// The keg db; [`DbId::ZERO`] in the first entry, whose hash becomes the id.
@@ -101,9 +110,7 @@ impl Envelope {
             return Err(FormatError::OutOfBounds("entry size"));
         }
         let envelope: Self = decode(bytes)?;
-        if envelope.suite != SUITE {
-            return Err(FormatError::UnknownSuite(envelope.suite));
-        }
+        check_suite(envelope.suite, envelope.kind.since())?;
         if envelope.adds.len() > ENTRY_MAX_BLOBS || envelope.releases.len() > ENTRY_MAX_BLOBS {
             return Err(FormatError::OutOfBounds("blobs of an entry"));
         }

@@ -1,7 +1,10 @@
 //! Bounds of every length and count. A value outside them is refused before anything is allocated for it.
 
-/// The format suite that this code writes: BLAKE3, XChaCha20-Poly1305, Ed25519, HPKE with X-Wing, canonical CBOR.
-pub const SUITE: u16 = 1;
+/// The format suite that this code writes: BLAKE3, XChaCha20-Poly1305, Ed25519, HPKE with X-Wing, canonical CBOR; what
+/// each number brought is in `docs/FORMAT.md` §1.
+pub const SUITE: u16 = 2;
+/// The oldest suite that this code reads.
+pub const SUITE_OLDEST: u16 = 1;
 /// Plaintext bytes of one segment: the unit of decryption. 64 KiB keeps the cost of a random 4 KiB read near that of
 /// a page fault from disk while the tags cost 0.02 %.
 pub const SEGMENT_BYTES: usize = 64 * 1024;

@@ -3,7 +3,7 @@
 use minicbor::{Decode, Encode};
 
 use super::limits::{BOX_MAX_BYTES, MEMBERS_MAX};
-use super::{AccountId, FormatError, Head, decode};
+use super::{AccountId, FormatError, Head, check_suite, decode};
 
 /// What a member may do. Ordered: a higher role may do all that a lower one may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
@@ -113,6 +113,20 @@ pub enum MembershipChange {
     },
 }
 
+impl MembershipChange {
+    /// The suite that introduced it.
+    pub fn since(&self) -> u16 {
+        match self {
+            Self::Create
+            | Self::Add { .. }
+            | Self::Remove { .. }
+            | Self::SetRole { .. }
+            | Self::Rotate
+            | Self::AccountSync { .. } => 1,
+        }
+    }
+}
+
 /// The start of an epoch (DESIGN §3).
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(array)]
@@ -165,9 +179,10 @@ pub struct KeyBox {
 }
 
 impl Membership {
-    /// Decodes canonical bytes within the limits.
-    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+    /// Decodes canonical bytes within the limits, from an entry of `suite`.
+    pub fn decode(bytes: &[u8], suite: u16) -> Result<Self, FormatError> {
         let body: Self = decode(bytes)?;
+        check_suite(suite, body.change.since())?;
         if let Some(epoch) = &body.new_epoch
             && (epoch.boxes as usize > MEMBERS_MAX
                 || epoch.back_link.as_ref().is_some_and(|link| link.len() > BOX_MAX_BYTES))

@@ -12,6 +12,7 @@ pub mod limits;
 mod membership;
 mod name;
 mod op;
+mod suite;
 
 pub use account::{AccountChange, AccountEntry, DeviceKeys, SignedAccountEntry, UserKeyBox, UserKeyPublic};
 pub use cbor::{FormatError, decode, encode};
@@ -19,6 +20,7 @@ pub use entry::{BlobRef, EntryKind, Envelope, Head, SignedEntry};
 pub use ids::{AccountId, BlobId, ChainHash, DbId, DeviceId, EntryHash, KegId};
 pub use membership::{BoxGrant, KeyBox, Membership, MembershipChange, NewEpoch, Role};
 pub use name::{NameError, check_name, check_symlink_target, check_xattr_name};
+use suite::check_suite;
 pub use op::{Batch, Extent, NodeKind, Op, OpKind, Range};
 
 #[cfg(test)]

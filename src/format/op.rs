@@ -7,7 +7,7 @@ use minicbor::{Decode, Encode};
 use super::limits::{
     BATCH_MAX_OPS, BLOB_MAX_BYTES, CHUNK_MAX_BYTES, FILE_MAX_BYTES, LABEL_MAX_BYTES, XATTR_VALUE_MAX_BYTES,
 };
-use super::{BlobId, FormatError, KegId, check_name, check_symlink_target, check_xattr_name, decode};
+use super::{BlobId, FormatError, KegId, check_name, check_suite, check_symlink_target, check_xattr_name, decode};
 
 /// What a keg is in the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
@@ -293,10 +293,28 @@ pub struct Batch {
     pub ops: Vec<Op>,
 }
 
+impl OpKind {
+    /// The suite that introduced it.
+    pub fn since(&self) -> u16 {
+        match self {
+            Self::Create { .. }
+            | Self::Link { .. }
+            | Self::Unlink { .. }
+            | Self::Rename { .. }
+            | Self::SetAttr { .. }
+            | Self::SetXattr { .. }
+            | Self::RemoveXattr { .. }
+            | Self::Content { .. }
+            | Self::FolderName { .. } => 1,
+        }
+    }
+}
+
 impl Batch {
-    /// Decodes canonical bytes and checks every operation's bounds and names.
-    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+    /// Decodes canonical bytes of an entry of `suite` and checks every operation's bounds and names.
+    pub fn decode(bytes: &[u8], suite: u16) -> Result<Self, FormatError> {
         let batch: Self = decode(bytes)?;
+        batch.ops.iter().try_for_each(|op| check_suite(suite, op.kind.since()))?;
         if batch.ops.is_empty() || batch.ops.len() > BATCH_MAX_OPS {
             return Err(FormatError::OutOfBounds("operations of a batch"));
         }

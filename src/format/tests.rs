@@ -128,7 +128,8 @@ fn brief(bytes: &[u8]) -> String {
 
 #[test]
 fn envelope_field_order_and_integer_widths_are_frozen() {
-    assert_eq!(brief(&encode(&envelope())), include_str!("vectors/envelope.txt").trim());
+    let lines = [1, 2].map(|suite| brief(&encode(&Envelope { suite, ..envelope() })));
+    assert_eq!(lines.join("\n"), include_str!("vectors/envelope.txt").trim());
     let signed = SignedEntry { envelope: vec![1, 2], signature: [0x55; 64] };
     assert_eq!(brief(&encode(&signed)), "824201025840<55 x 64>");
 }
@@ -141,7 +142,8 @@ fn operation_tags_and_optional_fields_are_frozen() {
 
 #[test]
 fn account_and_membership_layouts_are_frozen() {
-    let lines = [brief(&encode(&account_create())), brief(&encode(&membership()))];
+    let create = |suite| brief(&encode(&AccountEntry { suite, ..account_create() }));
+    let lines = [create(1), brief(&encode(&membership())), create(2)];
     assert_eq!(lines.join("\n"), include_str!("vectors/account-membership.txt").trim());
 }
 
@@ -175,16 +177,26 @@ fn a_huge_declared_length_costs_nothing() {
     // A byte string and an array that say 2^62 elements follow.
     for bomb in [&[0x82, 0x5b, 0x40, 0, 0, 0, 0, 0, 0, 0][..], &[0x81, 0x9b, 0x40, 0, 0, 0, 0, 0, 0, 0]] {
         assert!(decode::<SignedEntry>(bomb).is_err());
-        assert!(Batch::decode(bomb).is_err());
+        assert!(Batch::decode(bomb, SUITE).is_err());
     }
 }
 
 #[test]
 fn an_unknown_suite_says_update() {
-    let bytes = encode(&Envelope { suite: 2, ..envelope() });
-    let error = Envelope::decode(&bytes).unwrap_err();
-    assert_eq!(error, FormatError::UnknownSuite(2));
-    assert!(error.to_string().contains("update KegFS"));
+    for suite in [0, SUITE + 1, u16::MAX] {
+        let bytes = encode(&Envelope { suite, ..envelope() });
+        let error = Envelope::decode(&bytes).unwrap_err();
+        assert_eq!(error, FormatError::UnknownSuite(suite));
+        assert!(error.to_string().contains("update KegFS"));
+    }
+}
+
+#[test]
+fn what_a_suite_does_not_have_is_refused_under_it() {
+    assert_eq!(check_suite(1, 1), Ok(()));
+    assert_eq!(check_suite(2, 1), Ok(()));
+    assert_eq!(check_suite(1, 2), Err(FormatError::NotInSuite(1)));
+    assert_eq!(check_suite(SUITE + 1, 1), Err(FormatError::UnknownSuite(SUITE + 1)));
 }
 
 #[test]
@@ -204,7 +216,7 @@ fn hostile_names_are_refused() {
                 }
                 _ => continue,
             };
-            assert!(Batch::decode(&encode(&Batch { ops: vec![Op { kind, ..op }] })).is_err());
+            assert!(Batch::decode(&encode(&Batch { ops: vec![Op { kind, ..op }] }), SUITE).is_err());
         }
     }
     assert!(check_name(&long[1..]).is_ok());
@@ -260,11 +272,11 @@ fn blob_ids_in_paths_have_one_spelling() {
 
 #[test]
 fn batches_outside_their_bounds_are_refused() {
-    assert!(Batch::decode(&encode(&Batch { ops: vec![] })).is_err());
+    assert!(Batch::decode(&encode(&Batch { ops: vec![] }), SUITE).is_err());
     let ops = every_op();
-    assert_eq!(Batch::decode(&encode(&Batch { ops: ops.clone() })).unwrap().ops, ops);
+    assert_eq!(Batch::decode(&encode(&Batch { ops: ops.clone() }), SUITE).unwrap().ops, ops);
     let root = Op { kind: OpKind::FolderName { name: "x".repeat(LABEL_MAX_BYTES + 1) }, ..ops[0].clone() };
-    assert!(Batch::decode(&encode(&Batch { ops: vec![root] })).is_err());
+    assert!(Batch::decode(&encode(&Batch { ops: vec![root] }), SUITE).is_err());
 }
 
 /// What any bytes must satisfy: the decoder returns, and what it accepts is exactly the encoding of what it returns.
@@ -272,10 +284,10 @@ fn decodes_soundly(bytes: &[u8]) {
     if let Ok(value) = Envelope::decode(bytes) {
         assert_eq!(encode(&value), bytes);
     }
-    if let Ok(value) = Batch::decode(bytes) {
+    if let Ok(value) = Batch::decode(bytes, SUITE) {
         assert_eq!(encode(&value), bytes);
     }
-    if let Ok(value) = Membership::decode(bytes) {
+    if let Ok(value) = Membership::decode(bytes, SUITE) {
         assert_eq!(encode(&value), bytes);
     }
     if let Ok(value) = AccountEntry::decode(bytes) {
@@ -296,8 +308,8 @@ fn no_truncation_of_a_valid_value_is_valid() {
         for end in 0..bytes.len() {
             let cut = &bytes[..end];
             let any = Envelope::decode(cut).is_ok()
-                || Batch::decode(cut).is_ok()
-                || Membership::decode(cut).is_ok()
+                || Batch::decode(cut, SUITE).is_ok()
+                || Membership::decode(cut, SUITE).is_ok()
                 || AccountEntry::decode(cut).is_ok();
             assert!(!any, "accepted {end} of {}", bytes.len());
         }

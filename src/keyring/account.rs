@@ -52,6 +52,8 @@ pub struct Device {
 pub struct AccountLog {
     id: AccountId,
     name: String,
+    /// Suite of the newest entry; it never goes back.
+    suite: u16,
     chains: Vec<ChainHash>,
     devices: BTreeMap<DeviceId, Device>,
     /// By generation. Those before the current one are kept without boxes, for their keys and links.
@@ -114,6 +116,7 @@ impl AccountLog {
         Ok(Self {
             id: AccountId(hash.0),
             name,
+            suite: entry.suite,
             chains: vec![chain(ChainHash::ZERO, hash)],
             devices,
             user_keys: vec![user_key],
@@ -126,6 +129,9 @@ impl AccountLog {
         let head = self.head();
         if entry.account != self.id || entry.seq != head.seq + 1 || entry.previous != head.chain {
             return Err(AccountError::Broken);
+        }
+        if entry.suite < self.suite {
+            return Err(AccountError::NotAllowed);
         }
         let signer = self
             .devices
@@ -167,6 +173,7 @@ impl AccountLog {
                 }
             }
         }
+        self.suite = entry.suite;
         self.chains.push(chain(head.chain, account_entry_hash(signed)));
         Ok(())
     }

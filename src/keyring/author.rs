@@ -121,7 +121,7 @@ pub fn open_batch(db: &DbId, envelope: &Envelope, ring: &KeyRing) -> Result<Batc
     let secrets = ring.epoch(envelope.epoch)?;
     let padded = aead::open(&body_key(&secrets.content, db), &body_aad(envelope), &envelope.body)?;
     let bytes = padme::unpad(&padded)?;
-    Batch::decode(bytes).map_err(|_: FormatError| KeyRingError::Crypto(CryptoError::Malformed("batch")))
+    Batch::decode(bytes, envelope.suite).map_err(|_: FormatError| KeyRingError::Crypto(CryptoError::Malformed("batch")))
 }
 
 fn body_key(content: &Key, db: &DbId) -> Key {

@@ -1,6 +1,7 @@
 //! The verified state of one folder's log: who is in it, under which epoch, and what the next entry must look like.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use minicbor::{Decode, Encode};
@@ -73,7 +74,8 @@ struct Stored<S> {
 }
 
 impl FolderState {
-    const VERSION: u8 = 1;
+    /// Version 1 has no suites: its log is all of suite 1.
+    const VERSIONS: RangeInclusive<u8> = 1..=2;
 
     /// Before the first entry of the folder `db`.
     pub fn new(db: DbId) -> Self {
@@ -140,14 +142,15 @@ impl FolderState {
 
     /// Everything but author states.
     pub fn to_bytes(&self) -> Vec<u8> {
-        encode(&Stored { version: Self::VERSION, db: self.db, head: self.head, standing: &self.standing })
+        let version = if self.standing.suites.is_some() { *Self::VERSIONS.end() } else { *Self::VERSIONS.start() };
+        encode(&Stored { version, db: self.db, head: self.head, standing: &self.standing })
     }
 
     /// The inverse of [`Self::to_bytes`], resumed at a later `head` (batches moved only that) with the author states.
     pub fn from_bytes(bytes: &[u8], head: Head, authors: HashMap<DeviceId, AuthorState>) -> Result<Self, FormatError> {
         let stored: Stored<Standing> = decode(bytes)?;
         let later = head.seq > stored.head.seq || head == stored.head;
-        if stored.version != Self::VERSION || !later {
+        if !Self::VERSIONS.contains(&stored.version) || !later {
             return Err(FormatError::OutOfBounds("stored folder state"));
         }
         Ok(Self { db: stored.db, head, standing: stored.standing, authors })
@@ -186,7 +189,9 @@ impl FolderState {
         let named = newest_named(&envelope, &verdict);
         let account_moved = known.is_some_and(|known| named.seq > known.seq);
         let revokes = known.is_some_and(|known| log.revokes_between(known.seq, named.seq));
-        let standing_changed = matches!(verdict, Verdict::Membership(_)) || account_moved;
+        let counts = !matches!(verdict, Verdict::Ignored(_));
+        let suite_moved = counts && envelope.suite > self.standing.newest_suite();
+        let standing_changed = matches!(verdict, Verdict::Membership(_)) || account_moved || suite_moved;
         let chain = chain(self.head.chain, hash);
         Ok(Advanced { seq: self.head.seq + 1, hash, chain, envelope, verdict, standing_changed, revokes })
     }
@@ -202,6 +207,9 @@ impl FolderState {
         self.authors.insert(envelope.device, AuthorState { counter: envelope.counter, previous: *hash });
         self.standing.raise_account(envelope.author, envelope.account_head);
         self.standing.rotation_due |= advanced.revokes;
+        if !matches!(verdict, Verdict::Ignored(_)) {
+            self.standing.raise_suite(envelope.suite, *seq);
+        }
         if let Verdict::Membership(body) = verdict {
             self.standing.change(*seq, &envelope.author, envelope.created_ms, body);
         }
@@ -266,6 +274,10 @@ impl FolderState {
         if envelope.epoch != self.epoch() || envelope.observed.seq < began {
             return Ok(Verdict::Ignored(Reason::StaleEpoch));
         }
+        // An older program may still write what it began before it could know. Nobody goes back knowingly.
+        if envelope.suite < self.standing.suite_at(envelope.observed.seq) {
+            return Ok(Verdict::Ignored(Reason::OldSuite));
+        }
         match envelope.kind {
             EntryKind::Batch if member.role.writes() => Ok(Verdict::Batch),
             EntryKind::Batch => Ok(Verdict::Ignored(Reason::Role)),
@@ -282,7 +294,7 @@ impl FolderState {
         if envelope.observed != self.head {
             return Ok(Verdict::Ignored(Reason::NotOnHead));
         }
-        let Ok(body) = Membership::decode(&envelope.body) else { return Ok(Verdict::Ignored(Reason::BadBody)) };
+        let Ok(body) = Membership::decode(&envelope.body, envelope.suite) else { return Ok(Verdict::Ignored(Reason::BadBody)) };
         // Else who may only read could release everybody's blobs.
         if !envelope.adds.is_empty() || !envelope.releases.is_empty() {
             return Ok(Verdict::Ignored(Reason::BadChange));
@@ -309,7 +321,7 @@ impl FolderState {
 
 /// Checks that a folder begins as it must: its author, with a valid device, becomes the owner under epoch 0.
 fn judge_creation(envelope: &Envelope, log: &AccountLog) -> Result<Membership, Misbehaviour> {
-    let body = Membership::decode(&envelope.body)?;
+    let body = Membership::decode(&envelope.body, envelope.suite)?;
     let epoch_ok =
         body.new_epoch.as_ref().is_some_and(|epoch| epoch.epoch == 0 && epoch.boxes == 1 && epoch.back_link.is_none());
     let creation = envelope.kind == EntryKind::Membership && body.change == MembershipChange::Create;

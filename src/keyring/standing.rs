@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use minicbor::{Decode, Encode};
 
-use crate::format::{AccountId, Head, Membership, MembershipChange, NewEpoch, Role};
+use crate::format::{AccountId, Head, Membership, MembershipChange, NewEpoch, Role, limits};
 
 /// One member.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -66,12 +66,16 @@ pub(super) struct Standing {
     /// Somebody has the current epoch's secrets who should not.
     #[n(4)]
     pub rotation_due: bool,
+    /// Suites above the oldest that this log has moved to, each with the position of the first entry that counts and
+    /// has it: who has seen that entry uses no older suite any more. `None`: none, as in logs from before suite 2.
+    #[n(5)]
+    pub suites: Option<BTreeMap<u16, u64>>,
 }
 
 impl Default for Standing {
     fn default() -> Self {
         let (members, epochs, accounts) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
-        Self { members, epochs, accounts, clock_ms: i64::MIN, rotation_due: false }
+        Self { members, epochs, accounts, clock_ms: i64::MIN, rotation_due: false, suites: None }
     }
 }
 
@@ -81,6 +85,24 @@ impl Standing {
         if head.seq > known.seq {
             *known = head;
         }
+    }
+
+    /// The oldest suite that an entry may have whose author has seen the log up to `observed`.
+    pub fn suite_at(&self, observed: u64) -> u16 {
+        let seen = self.suites.iter().flatten().filter(|(_, since)| **since <= observed);
+        seen.map(|(suite, _)| *suite).max().unwrap_or(limits::SUITE_OLDEST)
+    }
+
+    /// Takes note of the suite of the entry `seq`, which counts.
+    pub fn raise_suite(&mut self, suite: u16, seq: u64) {
+        if suite > self.newest_suite() {
+            self.suites.get_or_insert_default().insert(suite, seq);
+        }
+    }
+
+    /// The newest suite of an entry that counts.
+    pub fn newest_suite(&self) -> u16 {
+        self.suite_at(u64::MAX)
     }
 
     /// Takes in a membership entry that counts.

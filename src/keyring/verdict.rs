@@ -67,6 +67,9 @@ pub enum Reason {
     /// blobs where none belong.
     #[error("the membership change is not valid at its place")]
     BadChange,
+    /// Of an older format suite than one that its author has seen in this log.
+    #[error("the entry is of an older format suite than the folder has moved to")]
+    OldSuite,
     /// A body that does not decode.
     #[error("the entry's body is malformed")]
     BadBody,

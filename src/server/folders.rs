@@ -415,6 +415,6 @@ fn not_allowed(reason: Reason, state: &FolderState) -> Refused {
         Reason::NotOnHead | Reason::AccountOutdated => {
             refused(ErrorCode::StaleObserved).with(Detail::Head(state.head()))
         }
-        Reason::BadChange | Reason::BadBody => refused(ErrorCode::EntryRefused),
+        Reason::BadChange | Reason::BadBody | Reason::OldSuite => refused(ErrorCode::EntryRefused),
     }
 }

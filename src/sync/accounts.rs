@@ -159,7 +159,7 @@ fn needs(entry: &SignedEntry) -> Vec<(AccountId, Head)> {
     let Ok(envelope) = Envelope::decode(&entry.envelope) else { return Vec::new() };
     let mut needs = vec![(envelope.author, envelope.account_head)];
     if envelope.kind == EntryKind::Membership
-        && let Ok(body) = Membership::decode(&envelope.body)
+        && let Ok(body) = Membership::decode(&envelope.body, envelope.suite)
     {
         match body.change {
             MembershipChange::Add { account, account_head, .. } => needs.push((account, account_head)),

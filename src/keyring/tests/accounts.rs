@@ -108,6 +108,8 @@ fn what_makes_no_sense_at_its_place() {
     assert_eq!(forged(&world, &alice, |entry| entry.account = AccountId::ZERO), Err(AccountError::Broken));
     let suite = forged(&world, &alice, |entry| entry.suite = 0);
     assert_eq!(suite, Err(AccountError::Format(FormatError::UnknownSuite(0))));
+    let back = forged(&world, &alice, |entry| entry.suite = limits::SUITE_OLDEST);
+    assert_eq!(back, Err(AccountError::NotAllowed), "an account does not go back to an older suite");
     let create = AccountEntry::decode(&world.entries[&alice.account][0].entry).unwrap().change;
     assert_eq!(forged(&world, &alice, |entry| entry.change = create), Err(AccountError::NotAllowed));
     let edited = |edit: fn(&mut DeviceKeys, &mut UserKeyBox)| {

@@ -33,7 +33,7 @@ fn row_05_ghost_member_that_nobody_signed_for() {
     envelope.device = eve.device_id();
     assert_eq!(folder.check(&world, &sign(&eve, &envelope)), Err(Misbehaviour::UnknownDevice(alice.account)));
     // Signed by Eve in her own name: a stranger, whom no honest server lets in.
-    let adds_herself = folder.membership(&world, &eve, Membership::decode(&envelope.body).unwrap().change, None);
+    let adds_herself = folder.membership(&world, &eve, Membership::decode(&envelope.body, envelope.suite).unwrap().change, None);
     let writes = folder.batch(&world, &eve);
     for entry in [adds_herself, writes] {
         assert_eq!(folder.check(&world, &entry), Err(Misbehaviour::Stranger(eve.account)));
@@ -209,7 +209,7 @@ fn a_log_that_begins_with_anything_but_its_creation() {
 #[test]
 fn row_33_another_suite_and_row_37_malformed_bytes() {
     let Team { world, bob, folder, .. } = team();
-    for suite in [0, 2, u16::MAX] {
+    for suite in [0, limits::SUITE + 1, u16::MAX] {
         let entry = folder.forged(&world, &bob, |envelope| envelope.suite = suite);
         assert_eq!(folder.check(&world, &entry), Err(Misbehaviour::Malformed(FormatError::UnknownSuite(suite))));
     }
@@ -219,6 +219,41 @@ fn row_33_another_suite_and_row_37_malformed_bytes() {
         let entry = SignedEntry { signature: honest.signature, envelope };
         assert!(matches!(folder.check(&world, &entry), Err(Misbehaviour::Malformed(_))));
     }
+}
+
+#[test]
+fn row_33_who_has_seen_a_newer_suite_does_not_go_back() {
+    let Team { world, alice, bob, mut folder } = team();
+    let seen = folder.state.head();
+    let (state, bytes) = (folder.state.clone(), folder.state.to_bytes());
+    let back = folder.forged(&world, &bob, |envelope| envelope.suite = limits::SUITE_OLDEST);
+    assert_eq!(folder.check(&world, &back), Ok(Verdict::Ignored(Reason::OldSuite)));
+    // What is stored remembers it.
+    let authors = state.authors().map(|(device, author)| (*device, *author)).collect();
+    folder.state = FolderState::from_bytes(&bytes, seen, authors).unwrap();
+    assert_eq!(folder.check(&world, &back), Ok(Verdict::Ignored(Reason::OldSuite)));
+    let forth = folder.batch(&world, &alice);
+    assert_eq!(folder.push(&world, forth), Verdict::Batch);
+}
+
+#[test]
+fn a_log_of_an_older_suite_moves_on_and_what_was_under_way_still_counts() {
+    let mut world = World::default();
+    let (alice, bob) = (world.person("alice", 1), world.person("bob", 2));
+    let old = |who: &Identity, entry: SignedEntry| {
+        sign(who, &Envelope { suite: 1, ..Envelope::decode(&entry.envelope).unwrap() })
+    };
+    let mut folder = Folder::create_with(&world, &alice, |entry| old(&alice, entry));
+    let added = folder.grant_entry(&world, &alice, &bob, Role::Editor);
+    assert!(matches!(folder.push(&world, old(&alice, added)), Verdict::Membership(_)));
+    let stored = folder.state.to_bytes();
+    assert_eq!(stored[1], 1, "the version before suites had positions");
+    let under_way = folder.forged(&world, &bob, |envelope| envelope.suite = 1);
+    let newer = folder.batch(&world, &alice);
+    assert_eq!(folder.push(&world, newer), Verdict::Batch);
+    assert_eq!(folder.push(&world, under_way), Verdict::Batch);
+    let back = folder.forged(&world, &bob, |envelope| envelope.suite = 1);
+    assert_eq!(folder.check(&world, &back), Ok(Verdict::Ignored(Reason::OldSuite)));
 }
 
 #[test]

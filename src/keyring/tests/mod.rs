@@ -167,6 +167,11 @@ pub struct Folder {
 
 impl Folder {
     pub fn create(world: &World, owner: &Identity) -> Self {
+        Self::create_with(world, owner, |entry| entry)
+    }
+
+    /// A folder whose first entry is `changed` before it is sent.
+    pub fn create_with(world: &World, owner: &Identity, changed: impl FnOnce(SignedEntry) -> SignedEntry) -> Self {
         let (generation, kem) = world.logs[&owner.account].user_key().unwrap();
         let (start, boxes, secrets) = new_epoch(None, &[(owner.account, generation, kem)]).unwrap();
         let position = Position {
@@ -178,7 +183,7 @@ impl Folder {
             now_ms: NOON,
         };
         let body = Membership { change: MembershipChange::Create, new_epoch: Some(start) };
-        let entry = Author::new(owner).membership(&position, &body);
+        let entry = changed(Author::new(owner).membership(&position, &body));
         let mut folder = Self {
             state: FolderState::new(db_id(&entry)),
             chains: Chains::default(),
@@ -254,13 +259,18 @@ impl Folder {
             let change = MembershipChange::Add { account: who.account, account_head, role, expires_ms, grant: None };
             return self.change_with_epoch(world, by, change);
         }
+        let entry = self.grant_entry(world, by, who, role);
+        self.push(world, entry)
+    }
+
+    /// The entry by which `by` adds `who` with full history.
+    pub fn grant_entry(&mut self, world: &World, by: &Identity, who: &Identity, role: Role) -> SignedEntry {
         let (generation, kem) = world.logs[&who.account].user_key().unwrap();
         let (granted, sealed) = grant(self.secrets(), self.start(), who.account, generation, &kem).unwrap();
-        let account_head = world.head(who);
-        let change =
-            MembershipChange::Add { account: who.account, account_head, role, expires_ms, grant: Some(granted) };
+        let (account, account_head) = (who.account, world.head(who));
+        let change = MembershipChange::Add { account, account_head, role, expires_ms: None, grant: Some(granted) };
         self.boxes.push(sealed);
-        self.push(world, self.membership(world, by, change, None))
+        self.membership(world, by, change, None)
     }
 
     /// The epoch that would follow with `change`.

@@ -6,7 +6,9 @@ use std::fmt::Write as _;
 use super::*;
 use crate::crypto::{merkle, verified};
 
+/// Under suite 1, and what is different under suite 2.
 const DERIVED: &str = include_str!("../vectors/derived.txt");
+const DERIVED_2: &str = include_str!("../vectors/derived-suite-2.txt");
 const SEALED: &str = include_str!("../vectors/sealed.txt");
 
 /// Plain BLAKE3, to keep long values short here.
@@ -43,13 +45,13 @@ fn start(epoch: u32) -> NewEpoch {
 }
 
 /// An account whose log has no randomness: its seed box is a dummy.
-fn account() -> (AccountLog, SignedAccountEntry) {
+fn account(suite: u16) -> (AccountLog, SignedAccountEntry) {
     let (device, seed) = (device(1), user_key(1));
     let boxes = vec![UserKeyBox { device: device.id(), sealed: vec![0xbb; boxes::OVERHEAD + 32] }];
     let user_key =
         UserKeyPublic { generation: 0, kem: seed.kem_secret().public().as_bytes().to_vec(), boxes, previous: None };
     let entry = AccountEntry {
-        suite: limits::SUITE,
+        suite,
         account: AccountId::ZERO,
         seq: 1,
         previous: ChainHash::ZERO,
@@ -67,8 +69,8 @@ fn identity(account: AccountId) -> Identity {
 }
 
 /// A folder of two entries without randomness: creation and rotation.
-fn folder() -> (World, Identity, Folder) {
-    let (log, entry) = account();
+fn folder(suite: u16) -> (World, Identity, Folder) {
+    let (log, entry) = account(suite);
     let mut world = World::default();
     let alice = identity(log.id());
     world.entries.insert(log.id(), vec![entry]);
@@ -82,7 +84,8 @@ fn folder() -> (World, Identity, Folder) {
         now_ms: NOON,
     };
     let create = Membership { change: MembershipChange::Create, new_epoch: Some(start(0)) };
-    let entry = Author::new(&alice).membership(&position, &create);
+    let under = |entry: SignedEntry| sign(&alice, &Envelope { suite, ..Envelope::decode(&entry.envelope).unwrap() });
+    let entry = under(Author::new(&alice).membership(&position, &create));
     let mut folder = Folder {
         state: FolderState::new(db_id(&entry)),
         chains: Chains::default(),
@@ -93,12 +96,12 @@ fn folder() -> (World, Identity, Folder) {
     };
     folder.push(&world, entry);
     let rotation = folder.membership(&world, &alice, MembershipChange::Rotate, Some(start(1)));
-    folder.push(&world, rotation);
+    folder.push(&world, under(rotation));
     (world, alice, folder)
 }
 
-fn derived() -> String {
-    let (world, alice, folder) = folder();
+fn derived(suite: u16) -> String {
+    let (world, alice, folder) = folder(suite);
     let log = &world.logs[&alice.account];
     let sealed = KeyBox { account: AccountId([0xaa; 32]), generation: 3, sealed: vec![1, 2, 3] };
     let leaf = box_leaf(&sealed);
@@ -132,12 +135,15 @@ fn derived() -> String {
 
 #[test]
 fn everything_derived_is_frozen() {
-    assert_eq!(derived(), DERIVED);
+    assert_eq!(derived(1), DERIVED);
+    let (first, second) = (derived(1), derived(2));
+    let moved = second.lines().filter(|line| !first.lines().any(|other| other == *line));
+    assert_eq!(moved.collect::<Vec<_>>(), DERIVED_2.lines().collect::<Vec<_>>());
 }
 
 #[test]
 fn a_frozen_link_between_user_keys_opens() {
-    let (log, _) = account();
+    let (log, _) = account(1);
     let mut honest = World::default();
     let me = identity(log.id());
     honest.entries.insert(log.id(), vec![]);
@@ -154,7 +160,7 @@ fn a_frozen_link_between_user_keys_opens() {
 
 #[test]
 fn a_frozen_box_and_its_back_link_open() {
-    let (_, alice, folder) = folder();
+    let (_, alice, folder) = folder(1);
     let sealed: KeyBox = decode(&frozen("box_info_kem_or_payload_order_changed")).unwrap();
     let mut ring = KeyRing::default();
     let key = alice.user_keys[&0].kem_secret();
@@ -167,7 +173,7 @@ fn a_frozen_box_and_its_back_link_open() {
 
 #[test]
 fn a_frozen_batch_verifies_and_opens() {
-    let (world, _, folder) = folder();
+    let (world, _, folder) = folder(1);
     let entry: SignedEntry = decode(&frozen("body_key_aad_padding_or_signature_changed")).unwrap();
     let advanced = folder.state.check(&entry, &world, &folder.chains).unwrap();
     assert_eq!(advanced.verdict, Verdict::Batch);
