@@ -130,6 +130,6 @@ fn stored_states_that_do_not_fit_are_refused() {
     assert!(!restore(&bytes, Head { chain: ChainHash::ZERO, ..head }), "another log of the same length");
     assert!(!restore(&bytes[..bytes.len() - 1], head));
     let mut newer = bytes;
-    newer[1] = 2;
+    newer[1] = 3;
     assert!(!restore(&newer, head));
 }
