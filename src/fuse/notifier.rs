@@ -34,8 +34,8 @@ pub(super) struct Notifications {
     stores: Sender<Store>,
 }
 
-/// Stores that may wait for the kernel; what comes when so many wait is dropped.
-const STORES_MAX: usize = 8;
+/// Stores that may wait for the kernel, of at most 1 MiB each; what comes when so many wait is dropped.
+const STORES_MAX: usize = 16;
 
 impl Notifications {
     /// Starts the threads that drain the queues into `kernel`; they end with the last owner of the

@@ -9,13 +9,14 @@
 //! | `files` → `layer` → `buffer` | takes written bytes into memory |
 //! | `flush` → `block` → `sealer` | memory → sealed blobs in the spool → a change in the journal |
 //! | `read` → `segments`, `extents`, `prefetch` | journal and blobs → opened segments → the reader |
-//! | `stores` | opened segments → the kernel's cache |
 //! | `keg_dir` | what is made when it is asked for: `.keg`, and other states of a folder in it |
+//! | `stores`, `around` | opened segments → the kernel's cache |
 //!
 //! Locks, in the order in which they may be taken: a folder's `names`; the table of inodes; one inode's `state`; then
 //! any of the leaves (extent map, budget, segment cache, queues). Nothing waits for the network under a lock, and the
 //! notifier is called under none.
 
+mod around;
 mod attrs;
 mod block;
 mod buffer;

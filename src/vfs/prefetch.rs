@@ -1,6 +1,7 @@
 //! Sequential readers are served ahead: ciphertext is fetched in a window that grows, segments are opened on several
 //! threads before they are asked for.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -10,6 +11,7 @@ use crate::crypto::chunk::SEGMENT;
 use crate::format::limits::CHUNK_MAX_BYTES;
 use crate::format::{BlobId, Extent};
 
+use super::around::Around;
 use super::core::Core;
 use super::handles::FileHandle;
 use super::inode::Inode;
@@ -17,7 +19,7 @@ use super::read::{Reach, opener};
 use super::segments::{GROUP_SEGMENTS, Loader, SegmentKey, Turn};
 
 const CHUNK: u64 = CHUNK_MAX_BYTES as u64;
-const GROUP: u64 = GROUP_SEGMENTS as u64 * SEGMENT as u64;
+pub(super) const GROUP: u64 = GROUP_SEGMENTS as u64 * SEGMENT as u64;
 /// The kernel reads ahead with several requests at once, which arrive in any order: this far from the expected offset
 /// is still sequential.
 const DISORDER: u64 = 1 << 20;
@@ -37,6 +39,7 @@ pub(super) struct Reader {
     /// Counts jumps: work ahead that was ordered before one is not done any more.
     jumps: AtomicU64,
     pattern: Mutex<Pattern>,
+    pub around: Mutex<Around>,
 }
 
 #[derive(Default)]
@@ -56,8 +59,8 @@ struct Pattern {
 /// What to do ahead of a reader.
 struct Ahead {
     jump: u64,
-    open: std::ops::Range<u64>,
-    fetch: std::ops::Range<u64>,
+    open: Range<u64>,
+    fetch: Range<u64>,
 }
 
 impl Reader {
@@ -139,10 +142,7 @@ impl Core {
         }
         let Ok(extents) = inode.extents(ahead.open.clone()) else { return };
         for extent in extents.iter().filter_map(|extent| extent.clip(ahead.open.start, ahead.open.end)) {
-            let first = extent.chunk_skip / SEGMENT as u32;
-            let last = (extent.chunk_skip + extent.len - 1) / SEGMENT as u32;
-            for group in first / GROUP_SEGMENTS..=last / GROUP_SEGMENTS {
-                let indexes = (group * GROUP_SEGMENTS).max(first)..((group + 1) * GROUP_SEGMENTS).min(last + 1);
+            for indexes in groups(&extent) {
                 let (core, handle, extent) = (self.clone(), handle.clone(), extent.clone());
                 let task = move || {
                     if handle.reader.still_wants(ahead.jump) {
@@ -154,19 +154,19 @@ impl Core {
         }
     }
 
-    /// Opens segments of one group, if their ciphertext is here. Failures are the reader's to find.
-    fn open_group(&self, inode: &Inode, extent: &Extent, indexes: std::ops::Range<u32>) {
+    /// Opens segments of one group, if their ciphertext is here; returns which. Failures are the reader's to find.
+    pub(super) fn open_group(&self, inode: &Inode, extent: &Extent, indexes: Range<u32>) -> Option<Range<u32>> {
         let key = |index| SegmentKey { blob: extent.blob, blob_offset: extent.blob_offset, index };
         let deadline = self.deadline();
-        let missing = |index: &u32| !self.segments.contains(&key(*index));
-        let Some(first) = indexes.clone().find(missing) else { return };
+        let first = indexes.clone().find(|index| !self.segments.contains(&key(*index)))?;
         if self.segments.is_loading(&key(first)) {
-            return;
+            return None;
         }
-        if let Ok(Turn::Mine(_loading)) = self.segments.load(&key(first), Loader::Disk, false, deadline) {
-            let reach = Reach { network: false, deadline, reader: None };
-            let _ = self.load(inode, extent, first..indexes.end, reach);
-        }
+        let Ok(Turn::Mine(_loading)) = self.segments.load(&key(first), Loader::Disk, false, deadline) else {
+            return None;
+        };
+        let reach = Reach { network: false, deadline, reader: None };
+        self.load(inode, extent, first..indexes.end, reach).ok().map(|_| first..indexes.end)
     }
 
     /// Fetches the chunk's blob and opens the whole chunk.
@@ -193,6 +193,14 @@ impl Core {
             }
         }
     }
+}
+
+/// The extent's segments, those of each group apart.
+pub(super) fn groups(extent: &Extent) -> impl Iterator<Item = Range<u32>> + use<> {
+    let first = extent.chunk_skip / SEGMENT as u32;
+    let end = (extent.chunk_skip + extent.len).div_ceil(SEGMENT as u32);
+    (first / GROUP_SEGMENTS..end.div_ceil(GROUP_SEGMENTS))
+        .map(move |group| (group * GROUP_SEGMENTS).max(first)..((group + 1) * GROUP_SEGMENTS).min(end))
 }
 
 #[cfg(test)]

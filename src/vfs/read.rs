@@ -104,6 +104,7 @@ impl Vfs {
         // The kernel has its answer: its pages are free for the rest.
         if let Some(offer) = offer {
             core.store(&handle.pin, offer);
+            core.look_around(&handle, offset);
         }
     }
 

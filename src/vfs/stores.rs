@@ -12,6 +12,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use crate::crypto::chunk::SEGMENT;
+use crate::format::Extent;
 
 use super::Ino;
 use super::core::Core;
@@ -104,6 +105,7 @@ pub struct Store {
     ticket: u64,
     offset: u64,
     segment: Segment,
+    /// Of the segment and those that were opened at once with it.
     span: Range<usize>,
 }
 
@@ -115,7 +117,8 @@ impl Store {
         if inode.folder.readable().is_err() {
             return None;
         }
-        let changed = inode.gate.pass(self.ticket, || store(inode.ino, self.offset, &self.segment[self.span.clone()]));
+        let bytes = self.segment.run(self.span.start, self.span.len())?;
+        let changed = inode.gate.pass(self.ticket, || store(inode.ino, self.offset, bytes));
         let void = changed || inode.folder.readable().is_err();
         // Neither is above what a file may have: 2^63 - 1.
         void.then(|| (inode.ino, self.offset.cast_signed(), self.span.len() as i64))
@@ -132,13 +135,16 @@ pub(super) struct Offer {
 }
 
 impl Core {
+    /// To be asked for before the content is looked at; `None`: nothing of the file is to be stored now.
+    pub(super) fn may_store(&self, inode: &Inode) -> Option<u64> {
+        let ticket = inode.gate.ticket()?;
+        let may = self.notifier.get().is_some() && inode.size().ok()? <= FILE_MAX && inode.state.lock().is_clean();
+        may.then_some(ticket)
+    }
+
     /// What could be stored after a read of a few bytes at `offset`; `None` also where their segment is open already.
     pub(super) fn offer(&self, inode: &Inode, offset: u64) -> Option<Offer> {
-        // Before the content is looked at.
-        let ticket = inode.gate.ticket()?;
-        if self.notifier.get().is_none() || inode.size().ok()? > FILE_MAX || !inode.state.lock().is_clean() {
-            return None;
-        }
+        let ticket = self.may_store(inode)?;
         let extents = inode.extents(offset..offset.saturating_add(1)).ok()?;
         let [extent] = &extents[..] else { return None };
         let skip = extent.chunk_skip as usize;
@@ -151,6 +157,15 @@ impl Core {
         let from = base.max(skip);
         let to = (base + SEGMENT).min(skip + extent.len as usize);
         Some(Offer { ticket, key, offset: extent.offset + (from - skip) as u64, span: from - base..to - base })
+    }
+
+    /// Has the kernel take the part of the extent that lies in its segments from `first` up to `end`, opened at once.
+    pub(super) fn store_segments(&self, inode: &Inode, extent: &Extent, first: &SegmentKey, end: u32, ticket: u64) {
+        let skip = extent.chunk_skip as usize;
+        let base = first.index as usize * SEGMENT;
+        let (from, to) = (base.max(skip), (end as usize * SEGMENT).min(skip + extent.len as usize));
+        let offset = extent.offset + (from - skip) as u64;
+        self.store(inode, Offer { ticket, key: *first, offset, span: from - base..to - base });
     }
 
     /// Has the kernel take what was opened since the offer was made.
