@@ -20,8 +20,8 @@ pub use entry::{BlobRef, EntryKind, Envelope, Head, SignedEntry};
 pub use ids::{AccountId, BlobId, ChainHash, DbId, DeviceId, EntryHash, KegId};
 pub use membership::{BoxGrant, KeyBox, Membership, MembershipChange, NewEpoch, Role};
 pub use name::{NameError, check_name, check_symlink_target, check_xattr_name};
-use suite::check_suite;
 pub use op::{Batch, Extent, NodeKind, Op, OpKind, Range};
+use suite::check_suite;
 
 #[cfg(test)]
 mod tests;

@@ -294,7 +294,9 @@ impl FolderState {
         if envelope.observed != self.head {
             return Ok(Verdict::Ignored(Reason::NotOnHead));
         }
-        let Ok(body) = Membership::decode(&envelope.body, envelope.suite) else { return Ok(Verdict::Ignored(Reason::BadBody)) };
+        let Ok(body) = Membership::decode(&envelope.body, envelope.suite) else {
+            return Ok(Verdict::Ignored(Reason::BadBody));
+        };
         // Else who may only read could release everybody's blobs.
         if !envelope.adds.is_empty() || !envelope.releases.is_empty() {
             return Ok(Verdict::Ignored(Reason::BadChange));

@@ -33,7 +33,8 @@ fn row_05_ghost_member_that_nobody_signed_for() {
     envelope.device = eve.device_id();
     assert_eq!(folder.check(&world, &sign(&eve, &envelope)), Err(Misbehaviour::UnknownDevice(alice.account)));
     // Signed by Eve in her own name: a stranger, whom no honest server lets in.
-    let adds_herself = folder.membership(&world, &eve, Membership::decode(&envelope.body, envelope.suite).unwrap().change, None);
+    let adds_herself =
+        folder.membership(&world, &eve, Membership::decode(&envelope.body, envelope.suite).unwrap().change, None);
     let writes = folder.batch(&world, &eve);
     for entry in [adds_herself, writes] {
         assert_eq!(folder.check(&world, &entry), Err(Misbehaviour::Stranger(eve.account)));

@@ -140,7 +140,9 @@ fn row_11_a_box_moved_to_another_folder_epoch_member_or_generation() {
 fn boxes_are_the_leaves_that_the_entry_commits_to() {
     let Team { world, alice, bob, mut folder } = team();
     let granted = Envelope::decode(&folder.entries[1].envelope).unwrap();
-    let MembershipChange::Add { grant: Some(grant), .. } = Membership::decode(&granted.body, granted.suite).unwrap().change else {
+    let MembershipChange::Add { grant: Some(grant), .. } =
+        Membership::decode(&granted.body, granted.suite).unwrap().change
+    else {
         panic!("Bob was added with a grant");
     };
     assert_eq!(box_leaf(folder.box_of(&bob)), grant.leaf);
