@@ -109,7 +109,12 @@ fn membership(
 /// Not what honest clients do who were overtaken by somebody else's change.
 fn is_an_attempt(reason: Reason) -> bool {
     match reason {
-        Reason::Role | Reason::DeviceRevoked | Reason::Expired | Reason::BadChange | Reason::BadBody => true,
+        Reason::Role
+        | Reason::DeviceRevoked
+        | Reason::Expired
+        | Reason::BadChange
+        | Reason::BadBody
+        | Reason::OldSuite => true,
         Reason::NotMember | Reason::AccountOutdated | Reason::StaleEpoch | Reason::NotOnHead => false,
     }
 }
