@@ -1,13 +1,15 @@
 //! Members come and go while everybody works: roles, removal, rotation, guests, and what becomes of unsent work.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "member_stories/history.rs"]
+mod history;
 mod sync_support;
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use kegfs::format::{AccountId, Role};
-use kegfs::sync::{Event, Folder, SyncError};
+use kegfs::sync::{Event, Folder, History, SyncError};
 use kegfs::sys::clock;
 use sync_support::*;
 
@@ -210,11 +212,11 @@ fn a_member_who_comes_back_without_a_grant_reads_nothing_from_in_between() {
     pair.alice.session().rotate(&pair.ours).unwrap();
     write(&pair.ours, "between too", b"not for bob either");
     pair.ours.wait_uploaded_blocking(PATIENCE).unwrap();
-    pair.alice.session().add_member_from_now(&pair.ours, pair.bob.id, Role::Editor).unwrap();
+    pair.alice.session().add_member_with(&pair.ours, pair.bob.id, Role::Editor, History::None).unwrap();
     write(&pair.ours, "again", b"bob is back");
     let theirs = pair.bob.folder("acme");
     eventually("bob sees what is new", || read(&theirs, "again").as_deref() == Some(b"bob is back".as_slice()));
-    assert_eq!(names(&theirs), ["again"]);
+    assert_eq!(tree(&theirs), tree(&pair.ours), "the present, whoever wrote it when");
     let ring = kegfs::keyring::KeyRing::from_bytes(&theirs.replica.load_keyring().unwrap().unwrap()).unwrap();
     let current = epoch(&pair.ours);
     assert_eq!(current, 3);

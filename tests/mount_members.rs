@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod common;
+#[path = "sync_support/hoard.rs"]
+mod hoard;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
@@ -13,6 +15,11 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use common::{Member, Team, wait_for};
+use kegfs::crypto::{kdf, labels, password};
+use kegfs::format::DbId;
+use kegfs::keyring::{Identity, KeyRing};
+use kegfs::remote::HttpOptions;
+use kegfs::replica::{OpenParams, Replica};
 
 const SOON: Duration = Duration::from_secs(30);
 const EACCES: i32 = 13;
@@ -248,4 +255,90 @@ fn bad_input_is_refused_with_the_next_step_and_changes_nothing() {
     team.alice.ok(&["folder", "transfer", "acme", "bob", "--step-down"]);
     team.alice.ok(&["folder", "leave", "acme"]);
     assert_eq!(json(&team.bob.ok(&["member", "list", "acme", "--json"])).as_array().unwrap().len(), 1);
+}
+
+/// Every path with kind and content; a viewer's mode bits are masked.
+fn contents(root: &Path) -> std::collections::BTreeMap<Vec<u8>, (char, String)> {
+    common::tree::digest(root).into_iter().map(|(path, (kind, _, digest))| (path, (kind, digest))).collect()
+}
+
+/// A device's keys, out of its profile, as whoever owns the machine and knows the passphrase has them.
+fn identity(member: &Member) -> Identity {
+    let bytes = fs::read(member.profile.join("keystore")).unwrap();
+    let opened = password::unwrap(common::PASSPHRASE.as_bytes(), &bytes[40..], b"keystore").unwrap();
+    Identity::from_bytes(&opened).unwrap()
+}
+
+/// The keys of a folder, out of the profile's replica, while nobody has that open.
+fn ring(member: &Member, identity: &Identity, db: DbId) -> KeyRing {
+    let key = kdf::derive(labels::KEY_REPLICA, &[identity.local.as_bytes(), db.as_bytes()]);
+    let params = OpenParams { db, device: identity.device_id(), label: String::new() };
+    let replica = Replica::open(&member.profile.join("folders").join(db.to_string()), &key, params).unwrap();
+    let bytes = replica.load_keyring().unwrap().unwrap();
+    replica.close().unwrap();
+    KeyRing::from_bytes(&bytes).unwrap()
+}
+
+#[test]
+fn a_member_without_history_sees_the_tree_as_it_is_and_the_whole_store_opens_nothing_older() {
+    let mut team = Team::new();
+    let alice = team.alice.mount("acme");
+    for version in ["OLD-1: buy low", "OLD-2: buy high", "the plan"] {
+        fs::write(alice.join("plan.txt"), version).unwrap();
+        team.alice.sync();
+    }
+    fs::write(alice.join("layoffs.txt"), "OLD: a secret that was removed").unwrap();
+    fs::create_dir(alice.join("dir")).unwrap();
+    fs::write(alice.join("dir/large"), [b"OLD-password".repeat(1000), vec![7; 5_000_000]].concat()).unwrap();
+    std::os::unix::fs::symlink("../plan.txt", alice.join("dir/link")).unwrap();
+    team.alice.sync();
+    fs::remove_file(alice.join("layoffs.txt")).unwrap();
+    let large = OpenOptions::new().write(true).open(alice.join("dir/large")).unwrap();
+    large.write_all_at(&[b'.'; 12_000], 0).unwrap();
+    drop(large);
+    fs::set_permissions(alice.join("plan.txt"), fs::Permissions::from_mode(0o640)).unwrap();
+    team.alice.sync();
+    let mut carol = Member::create(team.dir.path(), "carol", &team.server.url(), &team.server.invite());
+    let all = carol.mount_all();
+    let none = ["member", "add", "acme", &carol.account, "--role", "viewer", "--history", "none"];
+    assert!(team.alice.ok(&none).contains("added carol as viewer"));
+    let hers = all.join("acme");
+    wait_for("carol's folder", SOON, || hers.join("plan.txt").exists());
+    assert_eq!(contents(&hers), contents(&alice));
+    assert_eq!(fs::read(hers.join("plan.txt")).unwrap(), b"the plan");
+    assert_eq!(fs::metadata(hers.join("plan.txt")).unwrap().permissions().mode() & 0o777, 0o440);
+    // What comes goes on as for everybody.
+    fs::write(alice.join("plan.txt"), "the new plan").unwrap();
+    wait_for("the next version", SOON, || fs::read(hers.join("plan.txt")).is_ok_and(|text| text == b"the new plan"));
+    // Since a date: bad input first.
+    let dora = Member::create(team.dir.path(), "dora", &team.server.url(), &team.server.invite());
+    for (history, role, code, word) in [
+        ("since=2001-01-01", "viewer", 2, "did not exist"),
+        ("since=2999-01-01", "viewer", 2, "future"),
+        ("since=then", "viewer", 2, "no time"),
+        ("some", "viewer", 2, "since=DATE"),
+        ("none", "admin", 2, "whole history"),
+    ] {
+        let args = ["member", "add", "acme", &dora.account, "--role", role, "--history", history];
+        refused(&team.alice.kegfs(&args), code, &[word]);
+    }
+    assert_eq!(json(&team.alice.ok(&["member", "list", "acme", "--json"])).as_array().unwrap().len(), 3);
+    team.alice.ok(&["member", "add", "acme", &dora.account, "--role", "viewer", "--history", "since=0s"]);
+    let folders = json(&team.alice.ok(&["folder", "list", "--json"]));
+    let db: DbId = folders[0]["id"].as_str().unwrap().parse().unwrap();
+    // Carol's own keys, and all that the server has.
+    carol.unmount(&all);
+    team.alice.unmount(&alice);
+    wait_for("the processes to end", SOON, || carol.daemon_pid().is_none() && team.alice.daemon_pid().is_none());
+    let (of_alice, of_carol) = (identity(&team.alice), identity(&carol));
+    let options = HttpOptions { url: team.server.url(), ..HttpOptions::default() };
+    let log = hoard::log(&*kegfs::sync::connect(&options, &of_alice).unwrap(), db);
+    let blobs = hoard::store(&team.server.data);
+    let (everybody, hers) = (ring(&team.alice, &of_alice, db), ring(&carol, &of_carol, db));
+    assert!(hers.epoch(0).is_err() && hers.epoch(1).is_ok());
+    let (old, closed) = hoard::opens_nothing_with(&log, db, (&everybody, &hers), &blobs, "OLD");
+    assert!(old >= 4 && closed > 20, "{old} old contents, {closed} attempts failed");
+    let text = hoard::opened(&log, db, &hers, &blobs).1;
+    let name = |name: &str| text.contains(&format!("{:?}", name.as_bytes()));
+    assert!(name("plan.txt") && !name("layoffs.txt"), "nor the name of what was removed");
 }

@@ -84,6 +84,7 @@ fn sequenced(entry: &StagedEntry, seq: u64) -> Confirmed {
         hash: EntryHash([seq as u8; 32]),
         envelope,
         batch: Some(batch),
+        horizon: 0,
         label: "laptop".to_owned(),
         activity: vec![],
     }

@@ -42,13 +42,21 @@ fn every_member_has_the_same_log_of_what_happened_and_keeps_it() {
     let (bob, name) = (pair.bob.id, "bob".to_owned());
     let expected = [
         Happening::Created,
-        Happening::Added { account: bob, name: name.clone(), role: Role::Editor, expires_ms: None, history: true },
+        Happening::Added {
+            account: bob,
+            name: name.clone(),
+            role: Role::Editor,
+            expires_ms: None,
+            history: true,
+            since: None,
+        },
         Happening::Added {
             account: carol.id,
             name: "carol".to_owned(),
             role: Role::GuestViewer,
             expires_ms: Some(end),
             history: false,
+            since: None,
         },
         Happening::Rotated { epoch: 1 },
         Happening::Role { account: bob, name, from: Role::Editor, role: Role::Admin, expires_ms: None },

@@ -47,14 +47,19 @@ fn kind(what: &Happening) -> &'static str {
         Happening::FalseLink { .. } => "false_link",
         Happening::Thawed => "thawed",
         Happening::NameTaken { .. } => "name_taken",
+        Happening::FalseCheckpoint { .. } => "false_checkpoint",
     }
 }
 
 fn text(what: &Happening) -> String {
     match what {
         Happening::Created => "created the folder".to_owned(),
-        Happening::Added { name, role, expires_ms, history, .. } => {
-            let history = if *history { "" } else { ", without the history" };
+        Happening::Added { name, role, expires_ms, history, since, .. } => {
+            let history = match (history, since) {
+                (true, _) => "",
+                (false, Some(_)) => ", with a part of the history",
+                (false, None) => ", without the history",
+            };
             format!("added {name} as {}{history}", as_role(*role, *expires_ms))
         }
         Happening::Removed { name, .. } => format!("removed {name}"),
@@ -82,6 +87,9 @@ fn text(what: &Happening) -> String {
             "began epoch {epoch} with a false link to what is older: members who join later would not read it; an admin's next change of the key mends that"
         ),
         Happening::Thawed => "the folder goes on after you decided so".to_owned(),
+        Happening::FalseCheckpoint { name, seq, what, .. } => format!(
+            "{name} has signed a false state of the folder for a new member (entry {seq}): {what}; it does not count; ask {name}, and consider kegfs member remove"
+        ),
         Happening::NameTaken { account, name } => format!(
             "the account {account} calls itself {name}, as another does that you know; nothing is given to it until you decide: kegfs verify {account}"
         ),

@@ -164,6 +164,10 @@ pub enum MemberCommand {
         /// What the member may do
         #[command(flatten)]
         role: RoleArgs,
+        /// How much of the past they get: `full`, `none`, or `since=DATE` (`since=2026-11-20`, `since=30d`, or an RFC 3339
+        /// time) [default: full; guests: none]
+        #[arg(long, value_name = "WHAT")]
+        history: Option<String>,
     },
     /// Remove a member; the folder's key changes, and what is written from then on is closed to them
     Remove {

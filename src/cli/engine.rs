@@ -75,8 +75,9 @@ impl Engine {
                 Ok(Response::FolderCreated(folder))
             }
             Request::FolderList => self.unlocked.folders().map(Response::Folders),
-            Request::MemberAdd { folder, account, role, expires_ms } => {
-                self.unlocked.add_member(&folder, &account, &role, expires_ms).map(Response::MemberAdded)
+            Request::MemberAdd { folder, account, role, expires_ms, history } => {
+                let added = self.unlocked.add_member(&folder, &account, &role, expires_ms, history);
+                added.map(Response::MemberAdded)
             }
             Request::MemberRemove { folder, member } => {
                 self.unlocked.remove_member(&folder, &member).map(Response::MemberRemoved)

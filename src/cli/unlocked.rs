@@ -6,7 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::control::{ActivityInfo, FolderInfo, FolderStatus, KeptInfo, MemberInfo, Pending, RecoveredFile};
+use super::control::{
+    ActivityInfo, FolderInfo, FolderStatus, HistoryWanted, KeptInfo, MemberInfo, Pending, RecoveredFile,
+};
 use super::failure::{Code, Failure};
 use super::profile::{Config, Profile};
 use super::{activity, describe, source};
@@ -15,7 +17,7 @@ use crate::format::{AccountId, Role};
 use crate::keyring::Identity;
 use crate::remote::{HttpOptions, HttpRemote, Remote, RemoteError};
 use crate::replica::ReplicaError;
-use crate::sync::{self, Event, Folder, KeptWork, NewAccount, Session, SessionPaths, SyncError};
+use crate::sync::{self, Event, Folder, History, KeptWork, NewAccount, Session, SessionPaths, SyncError};
 use crate::vfs::FolderSource;
 
 /// How long a command waits for the server to tell what there is.
@@ -106,6 +108,7 @@ impl Unlocked {
         account: &str,
         role: &str,
         expires_ms: Option<i64>,
+        history: HistoryWanted,
     ) -> Result<MemberInfo, Failure> {
         let account: AccountId = account.parse().map_err(|_| {
             Failure::new(
@@ -119,7 +122,14 @@ impl Unlocked {
         let folder = self.folder(folder)?;
         let added = match expires_ms {
             Some(end) => self.session.add_guest(&folder, account, role.writes(), end),
-            None => self.session.add_member(&folder, account, role),
+            None => {
+                let history = match history {
+                    HistoryWanted::Full => History::Full,
+                    HistoryWanted::None => History::None,
+                    HistoryWanted::SinceMs(since_ms) => History::Since(since_ms),
+                };
+                self.session.add_member_with(&folder, account, role, history)
+            }
         };
         added.map_err(|error| self.told(error))?;
         self.as_listed(&folder, account)
@@ -261,7 +271,7 @@ impl Unlocked {
 
     /// Where each folder stands.
     pub fn status(&self) -> Vec<FolderStatus> {
-        self.session.folders().iter().map(describe::folder_status).collect()
+        self.session.folders().iter().chain(&self.session.waiting()).map(describe::folder_status).collect()
     }
 
     /// Whether the server is reachable now.
@@ -326,6 +336,7 @@ impl Unlocked {
             | Event::Online
             | Event::Offline { .. }
             | Event::Misbehaviour { .. }
+            | Event::FalseCheckpoint { .. }
             | Event::EntryIgnored { .. }
             | Event::CorruptBlob { .. }
             | Event::UploadBlocked { .. } => {}
@@ -347,7 +358,13 @@ impl Unlocked {
                     Err(error) if !error.is_transient() => return Err(self.told(error)),
                     _ => {}
                 }
-                self.session.folder(which).map_err(|error| self.told(error))
+                self.session.folder(which).map_err(|error| match error {
+                    // It may be the one that has no name here yet.
+                    SyncError::NoSuchFolder(_) if !self.session.waiting().is_empty() => {
+                        self.told(SyncError::AwaitingState)
+                    }
+                    error => self.told(error),
+                })
             }
             other => other.map_err(|error| self.told(error)),
         }
@@ -423,16 +440,23 @@ fn failure(server: &str, error: SyncError) -> Failure {
         | SyncError::NotAMember
         | SyncError::Frozen(_)
         | SyncError::Misbehaviour(_)
+        | SyncError::PastGone(_)
+        | SyncError::Incomparable
         | SyncError::Refused(_)
         | SyncError::NoSuchAccount(_) => Code::Refused,
         SyncError::BadName(_)
         | SyncError::BadLabel(_)
         | SyncError::PastExpiry
+        | SyncError::HistoryInFuture
+        | SyncError::HistoryBeforeFolder
+        | SyncError::HistoryOfRole { .. }
         | SyncError::Yourself { .. }
         | SyncError::NoKeptWork(_) => Code::Usage,
         SyncError::NoSuchFolder(_)
         | SyncError::AmbiguousFolder { .. }
         | SyncError::Io { .. }
+        | SyncError::AwaitingState
+        | SyncError::AddedOnly { .. }
         | SyncError::Closed
         | SyncError::System(_) => Code::Failure,
     };

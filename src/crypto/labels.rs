@@ -71,6 +71,8 @@ labels! {
     KEY_ENTRY_BODY = "epoch entry body key";
     /// `s_e` → key of checkpoints.
     KEY_CHECKPOINT = "epoch checkpoint key";
+    /// A newcomer's fresh key → key of the epochs granted to them.
+    KEY_GRANTED = "granted epochs key";
     /// `h_e` → key of the back-link to the epoch before.
     KEY_BACK_LINK = "epoch back-link key";
     /// User key seed → seed of its X-Wing key.

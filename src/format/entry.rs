@@ -32,6 +32,9 @@ pub enum EntryKind {
     /// A sealed [`super::Batch`] of keg operations.
     #[n(1)]
     Batch,
+    /// A [`super::Checkpoint`]: the folder as it was when an epoch began, for members who have nothing from before.
+    #[n(2)]
+    Checkpoint,
 }
 
 impl EntryKind {
@@ -39,6 +42,7 @@ impl EntryKind {
     pub fn since(self) -> u16 {
         match self {
             Self::Membership | Self::Batch => 1,
+            Self::Checkpoint => 2,
         }
     }
 }
@@ -99,6 +103,7 @@ pub struct Envelope {
     #[n(12)]
     pub releases: Vec<BlobRef>,
     /// [`EntryKind::Membership`]: encoded [`super::Membership`]. [`EntryKind::Batch`]: sealed, padded [`super::Batch`].
+    /// [`EntryKind::Checkpoint`]: encoded [`super::Checkpoint`].
     #[cbor(n(13), with = "minicbor::bytes")]
     pub body: Vec<u8>,
 }

@@ -18,6 +18,10 @@ pub const ENTRY_MAX_BYTES: usize = 1024 * 1024;
 pub const BATCH_MAX_OPS: usize = 8192;
 /// Blobs that one entry may add or release (each list).
 pub const ENTRY_MAX_BLOBS: usize = 4096;
+/// Pieces of one checkpoint's state, each in a blob of its own: 14 GB of state, some fifty million files.
+pub const CHECKPOINT_MAX_PIECES: usize = 3500;
+/// Elements of one record of a checkpoint's state that holds a list; longer lists are several records.
+pub const RECORD_MAX_ITEMS: usize = 4096;
 /// Bytes of a file name (Linux NAME_MAX).
 pub const NAME_MAX_BYTES: usize = 255;
 /// Bytes of a symlink's target (Linux PATH_MAX without the final NUL).

@@ -111,6 +111,28 @@ pub enum MembershipChange {
         #[n(1)]
         head: Head,
     },
+    /// A new member who may read from the beginning of an earlier epoch on.
+    #[n(6)]
+    AddSince {
+        /// Who.
+        #[n(0)]
+        account: AccountId,
+        /// Head of the newcomer's account log that the author verified.
+        #[n(1)]
+        account_head: Head,
+        /// As what.
+        #[n(2)]
+        role: Role,
+        /// The first epoch granted.
+        #[n(3)]
+        first: u32,
+        /// The newcomer's box for the current epoch: its content secret and the key of `epochs`.
+        #[n(4)]
+        grant: BoxGrant,
+        /// The content secrets of the epochs from `first` to before the current one, sealed; empty where there are none.
+        #[cbor(n(5), with = "minicbor::bytes")]
+        epochs: Vec<u8>,
+    },
 }
 
 impl MembershipChange {
@@ -123,6 +145,7 @@ impl MembershipChange {
             | Self::SetRole { .. }
             | Self::Rotate
             | Self::AccountSync { .. } => 1,
+            Self::AddSince { .. } => 2,
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod account;
 mod cbor;
+mod checkpoint;
 mod entry;
 mod ids;
 pub mod limits;
@@ -16,6 +17,7 @@ mod suite;
 
 pub use account::{AccountChange, AccountEntry, DeviceKeys, SignedAccountEntry, UserKeyBox, UserKeyPublic};
 pub use cbor::{FormatError, decode, encode};
+pub use checkpoint::{Checkpoint, CheckpointState, Record, WrittenStamp};
 pub use entry::{BlobRef, EntryKind, Envelope, Head, SignedEntry};
 pub use ids::{AccountId, BlobId, ChainHash, DbId, DeviceId, EntryHash, KegId};
 pub use membership::{BoxGrant, KeyBox, Membership, MembershipChange, NewEpoch, Role};
@@ -23,5 +25,7 @@ pub use name::{NameError, check_name, check_symlink_target, check_xattr_name};
 pub use op::{Batch, Extent, NodeKind, Op, OpKind, Range};
 use suite::check_suite;
 
+#[cfg(test)]
+mod checkpoint_tests;
 #[cfg(test)]
 mod tests;

@@ -87,6 +87,13 @@ impl fmt::Debug for Extent {
 }
 
 impl Extent {
+    /// The extent is its whole chunk. Only such extents are ever written into an entry anew (by restoring, cloning, or a
+    /// checkpoint): the key of any other opens bytes that were overwritten, and whoever reads the entry need not be
+    /// one who may read those.
+    pub fn is_whole(&self) -> bool {
+        self.chunk_skip == 0 && self.len == self.chunk_len
+    }
+
     /// First byte of the file after this extent.
     pub fn end(&self) -> u64 {
         self.offset + u64::from(self.len)
@@ -275,6 +282,41 @@ pub enum OpKind {
         #[n(5)]
         mtime_ns: i64,
     },
+    /// Brings back what was removed before the epoch began under which this is sealed, and of which a member who reads
+    /// from then on knows no more than the id: empty, under a name. Does nothing to anything else.
+    #[n(16)]
+    Revive {
+        /// Its id.
+        #[n(0)]
+        keg: KegId,
+        /// The directory.
+        #[n(1)]
+        parent: KegId,
+        /// The name in it.
+        #[cbor(n(2), with = "minicbor::bytes")]
+        name: Vec<u8>,
+        /// What it is.
+        #[n(3)]
+        kind: NodeKind,
+        /// The twelve mode bits.
+        #[n(4)]
+        mode: u16,
+        /// Numeric owner.
+        #[n(5)]
+        uid: u32,
+        /// Numeric group.
+        #[n(6)]
+        gid: u32,
+        /// Device number, for devices.
+        #[n(7)]
+        rdev: u32,
+        /// A symlink's target; empty otherwise.
+        #[cbor(n(8), with = "minicbor::bytes")]
+        target: Vec<u8>,
+        /// Creation time, nanoseconds since 1970 UTC.
+        #[n(9)]
+        btime_ns: i64,
+    },
     /// Names the folder.
     #[n(8)]
     FolderName {
@@ -306,6 +348,7 @@ impl OpKind {
             | Self::RemoveXattr { .. }
             | Self::Content { .. }
             | Self::FolderName { .. } => 1,
+            Self::Revive { .. } => 2,
         }
     }
 }
@@ -328,7 +371,8 @@ impl Op {
     pub fn check(&self) -> Result<(), FormatError> {
         let name_ok = |name: &[u8]| check_name(name).map_err(|_| FormatError::OutOfBounds("file name"));
         match &self.kind {
-            OpKind::Create { name, kind, mode, target, keg, .. } => {
+            OpKind::Create { name, kind, mode, target, keg, .. }
+            | OpKind::Revive { name, kind, mode, target, keg, .. } => {
                 name_ok(name)?;
                 if *mode > 0o7777 || *keg == KegId::ROOT {
                     return Err(FormatError::OutOfBounds("create"));
@@ -386,7 +430,7 @@ fn check_ranges(ranges: &[Range]) -> Result<(), FormatError> {
     Ok(())
 }
 
-fn check_extents(extents: &[Extent]) -> Result<(), FormatError> {
+pub(super) fn check_extents(extents: &[Extent]) -> Result<(), FormatError> {
     let mut end = 0;
     for extent in extents {
         let inside_chunk = u64::from(extent.chunk_skip) + u64::from(extent.len) <= u64::from(extent.chunk_len);

@@ -121,7 +121,7 @@ fn membership() -> Membership {
 }
 
 /// Long runs of one byte as `<byte x count>`, so that a vector can be read.
-fn brief(bytes: &[u8]) -> String {
+pub(super) fn brief(bytes: &[u8]) -> String {
     let runs = bytes.chunk_by(|a, b| a == b);
     runs.map(|run| if run.len() > 8 { format!("<{:02x} x {}>", run[0], run.len()) } else { hex::encode(run) }).collect()
 }

@@ -15,12 +15,22 @@ pub struct Context {
     pub device: DeviceId,
     /// `alice's laptop`: how conflict names call the author.
     pub label: String,
+    /// What was removed, and what a file contained, up to this position is not there for the operation: the position at
+    /// which the epoch of its entry began, so that a member who reads from an epoch on comes to the same as one who has
+    /// read everything. 0 for pending work, and for entries of suite 1. An author who means something from before puts it
+    /// into the entry: see [`OpKind::Revive`].
+    pub horizon: u64,
 }
 
 impl Context {
     /// The stamp of changes made here.
     pub fn stamp(&self) -> Stamp {
         Stamp { seq: self.seq, device: self.device }
+    }
+
+    /// The node was removed before the horizon.
+    pub(super) fn hides(&self, node: &Node) -> bool {
+        node.removed.as_ref().is_some_and(|removed| removed.stamp.seq <= self.horizon)
     }
 
     /// `stamp` is by someone else and later than what an operation with `base` has seen.
@@ -81,7 +91,7 @@ pub fn apply<S: Store>(store: &mut S, context: &Context, op: &Op) -> Result<Appl
         }
         OpKind::SetAttr { keg, mode, uid, gid, atime_ns, mtime_ns } => {
             let keg = content::redirected(tree.store, context, keg, op.base)?;
-            let Some(mut node) = tree.store.node(&keg)? else { return Ok(Applied::Nothing) };
+            let Some(mut node) = tree.node(&keg)? else { return Ok(Applied::Nothing) };
             node.mode = mode.unwrap_or(node.mode);
             node.uid = uid.unwrap_or(node.uid);
             node.gid = gid.unwrap_or(node.gid);
@@ -96,6 +106,27 @@ pub fn apply<S: Store>(store: &mut S, context: &Context, op: &Op) -> Result<Appl
         OpKind::Content { keg, truncate, holes, extents, size, mtime_ns } => {
             let change = content::Change { truncate: *truncate, holes, extents, size: *size, mtime_ns: *mtime_ns };
             tree.content(keg, &change)
+        }
+        OpKind::Revive { keg, parent, name, kind, mode, uid, gid, rdev, target, btime_ns } => {
+            let node = Node {
+                keg: *keg,
+                ino: 0,
+                kind: *kind,
+                mode: *mode,
+                uid: *uid,
+                gid: *gid,
+                rdev: *rdev,
+                nlink: if *kind == NodeKind::Directory { 2 } else { 1 },
+                size: target.len() as u64,
+                atime_ns: op.at_ns,
+                mtime_ns: op.at_ns,
+                ctime_ns: op.at_ns,
+                btime_ns: *btime_ns,
+                target: target.clone(),
+                content: context.stamp(),
+                removed: None,
+            };
+            tree.revive(node, parent, name)
         }
         OpKind::FolderName { name } => {
             tree.store.set_folder_name(name)?;
@@ -124,8 +155,33 @@ impl<S: Store> Tree<'_, S> {
         self.place(parent, name, keg, cookie, directory)
     }
 
+    /// The node, unless it was removed before the horizon.
+    pub(super) fn node(&self, keg: &KegId) -> Result<Option<Node>, S::Error> {
+        Ok(self.store.node(keg)?.filter(|node| !self.context.hides(node)))
+    }
+
+    /// Gives an id that is hidden a second life, without anything of the first.
+    fn revive(&mut self, mut node: Node, parent: &KegId, name: &[u8]) -> Result<Applied, S::Error> {
+        let Some(hidden) = self.store.node(&node.keg)?.filter(|node| self.context.hides(node)) else {
+            return Ok(Applied::Nothing);
+        };
+        let Some(parent) = self.live_directory(parent)? else { return Ok(Applied::Nothing) };
+        node.ino = hidden.ino;
+        let (keg, directory, stamp, size) = (node.keg, node.is_directory(), node.content, node.size);
+        self.store.forget(&keg)?;
+        if node.kind == NodeKind::File {
+            self.store.note_content(&keg, stamp, size)?;
+        }
+        self.store.put_node(node)?;
+        let cookie = self.store.allocate()?;
+        match self.place(parent, name, keg, cookie, directory)? {
+            Applied::Renamed(name) => Ok(Applied::Renamed(name)),
+            _ => Ok(Applied::Restored),
+        }
+    }
+
     fn link(&mut self, keg: &KegId, parent: &KegId, name: &[u8]) -> Result<Applied, S::Error> {
-        let Some(mut node) = self.store.node(keg)? else { return Ok(Applied::Nothing) };
+        let Some(mut node) = self.node(keg)? else { return Ok(Applied::Nothing) };
         if node.is_directory() {
             return Ok(Applied::Nothing);
         }
@@ -260,7 +316,7 @@ impl<S: Store> Tree<'_, S> {
 
     /// The directory, brought back if it was removed; `None` if there never was such a directory.
     fn live_directory(&mut self, keg: &KegId) -> Result<Option<KegId>, S::Error> {
-        match self.store.node(keg)? {
+        match self.node(keg)? {
             Some(node) if !node.is_directory() => Ok(None),
             Some(node) if node.nlink == 0 => self.restore(node).map(Some),
             Some(node) => Ok(Some(node.keg)),
@@ -273,7 +329,8 @@ impl<S: Store> Tree<'_, S> {
         // Outermost first. A directory that lost its last name inside itself cannot exist: cycles are never made.
         let mut chain = vec![node];
         while let Some(parent) = chain.last().and_then(|node| node.removed.as_ref()).map(|removed| removed.parent) {
-            match self.store.node(&parent)? {
+            // A directory that is empty is removed after what was in it: it is never hidden where that is not.
+            match self.node(&parent)? {
                 Some(parent) if parent.nlink == 0 && chain.iter().all(|node| node.keg != parent.keg) => {
                     chain.push(parent)
                 }

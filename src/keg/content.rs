@@ -26,7 +26,7 @@ pub(super) fn redirected<S: Store>(store: &S, context: &Context, keg: &KegId, ba
 impl<S: Store> Tree<'_, S> {
     pub(super) fn content(&mut self, keg: &KegId, change: &Change<'_>) -> Result<Applied, S::Error> {
         let keg = redirected(self.store, self.context, keg, self.base)?;
-        let Some(mut node) = self.store.node(&keg)? else { return Ok(Applied::Nothing) };
+        let Some(mut node) = self.node(&keg)? else { return Ok(Applied::Nothing) };
         if node.kind != NodeKind::File {
             return Ok(Applied::Nothing);
         }
@@ -66,10 +66,14 @@ impl<S: Store> Tree<'_, S> {
         let mut sibling =
             Node { keg, ino, nlink: 1, size: 0, content: self.context.stamp(), removed: None, ..node.clone() };
         self.store.put_node(sibling.clone())?;
-        sibling.size = self.store.copy_content_before(&node.keg, first_unseen, &keg)?;
+        // What the file was before the horizon is not there. Honest authors do not depend on it.
+        let before = first_unseen.max(self.context.horizon + 1);
+        sibling.size = self.store.copy_content_before(&node.keg, before, &keg)?;
         self.store.copy_xattrs(&node.keg, &keg)?;
         // The file has a name: a removed one was restored before. Should a store disagree, the root takes the sibling.
-        let (parent, name) = match self.store.dentries_of(&node.keg)?.into_iter().next() {
+        // Cookies are local: among several names all replicas choose the one that was placed first.
+        let names = self.store.dentries_of(&node.keg)?.into_iter();
+        let (parent, name) = match names.min_by_key(|dentry| (dentry.placed.seq, dentry.cookie)) {
             Some(dentry) => (dentry.parent, dentry.wanted.unwrap_or(dentry.name)),
             None => (KegId::ROOT, keg.to_string().into_bytes()),
         };

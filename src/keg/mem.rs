@@ -176,6 +176,12 @@ impl Store for MemStore {
         Ok(version.size)
     }
 
+    fn forget(&mut self, keg: &KegId) -> Result<(), Infallible> {
+        self.contents.remove(keg);
+        self.xattrs.retain(|(owner, _), _| owner != keg);
+        Ok(())
+    }
+
     fn redirect(&self, device: &DeviceId, keg: &KegId) -> Result<Option<Redirect>, Infallible> {
         Ok(self.redirects.get(&(*device, *keg)).copied())
     }

@@ -46,6 +46,9 @@ pub trait Store {
     /// that it had then (0 before its first change).
     fn copy_content_before(&mut self, from: &KegId, before: u64, to: &KegId) -> Result<u64, Self::Error>;
 
+    /// The keg has no content, no content changes and no extended attributes any more, and never had any.
+    fn forget(&mut self, keg: &KegId) -> Result<(), Self::Error>;
+
     /// Where operations of `device` on `keg` go.
     fn redirect(&self, device: &DeviceId, keg: &KegId) -> Result<Option<Redirect>, Self::Error>;
     /// Sets it.

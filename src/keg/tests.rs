@@ -18,7 +18,7 @@ fn keg(number: u8) -> KegId {
 
 fn context(seq: u64, device: DeviceId) -> Context {
     let label = if device == ALICE { "alice's laptop" } else { "bob's desk" };
-    Context { seq, device, label: label.to_owned() }
+    Context { seq, device, label: label.to_owned(), horizon: 0 }
 }
 
 fn op(base: u64, kind: OpKind) -> Op {

@@ -3,8 +3,8 @@
 use crate::crypto::sign::SigningKey;
 use crate::crypto::{CryptoError, Key, aead, kdf, labels, padme};
 use crate::format::{
-    AccountId, Batch, BlobRef, DbId, DeviceId, EntryKind, Envelope, FormatError, Head, Membership, SignedEntry, encode,
-    limits,
+    AccountId, Batch, BlobRef, Checkpoint, CheckpointState, DbId, DeviceId, EntryKind, Envelope, FormatError, Head,
+    Membership, SignedEntry, encode, limits,
 };
 
 use super::folder::AuthorState;
@@ -75,6 +75,11 @@ impl Author {
         self.sign(envelope)
     }
 
+    /// Signs a checkpoint, or what brings blobs for one.
+    pub fn checkpoint(&self, position: &Position, adds: Vec<BlobRef>, body: &Checkpoint) -> SignedEntry {
+        self.sign(self.envelope(position, EntryKind::Checkpoint, adds, vec![], encode(body)))
+    }
+
     fn envelope(
         &self,
         position: &Position,
@@ -122,6 +127,32 @@ pub fn open_batch(db: &DbId, envelope: &Envelope, ring: &KeyRing) -> Result<Batc
     let padded = aead::open(&body_key(&secrets.content, db), &body_aad(envelope), &envelope.body)?;
     let bytes = padme::unpad(&padded)?;
     Batch::decode(bytes, envelope.suite).map_err(|_: FormatError| KeyRingError::Crypto(CryptoError::Malformed("batch")))
+}
+
+/// Seals a checkpoint's state under the epoch whose beginning it is of.
+pub fn seal_checkpoint(db: &DbId, secrets: &EpochSecrets, state: &CheckpointState) -> Vec<u8> {
+    // Holds chunk keys.
+    let padded = zeroize::Zeroizing::new(padme::pad(encode(state)));
+    aead::seal(&checkpoint_key(&secrets.content, db), &checkpoint_aad(db, secrets.epoch), &padded)
+}
+
+/// Opens what [`seal_checkpoint`] has sealed.
+///
+/// # Errors
+/// No key for the epoch, not sealed by who had it, or not the state of a checkpoint.
+pub fn open_checkpoint(db: &DbId, epoch: u32, sealed: &[u8], ring: &KeyRing) -> Result<CheckpointState, KeyRingError> {
+    let secrets = ring.epoch(epoch)?;
+    let padded = aead::open(&checkpoint_key(&secrets.content, db), &checkpoint_aad(db, epoch), sealed)?;
+    let bytes = padme::unpad(&padded)?;
+    CheckpointState::decode(bytes).map_err(|_: FormatError| KeyRingError::Crypto(CryptoError::Malformed("checkpoint")))
+}
+
+fn checkpoint_key(content: &Key, db: &DbId) -> Key {
+    kdf::derive(labels::KEY_CHECKPOINT, &[content.as_bytes(), db.as_bytes()])
+}
+
+fn checkpoint_aad(db: &DbId, epoch: u32) -> Vec<u8> {
+    [db.as_bytes().as_slice(), &epoch.to_be_bytes()].concat()
 }
 
 fn body_key(content: &Key, db: &DbId) -> Key {

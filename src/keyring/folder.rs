@@ -9,7 +9,7 @@ use minicbor::{Decode, Encode};
 use crate::crypto::labels;
 use crate::crypto::sign::{Signature, VerifyingKey};
 use crate::format::{
-    AccountId, ChainHash, DbId, DeviceId, EntryHash, EntryKind, Envelope, FormatError, Head, Membership,
+    AccountId, ChainHash, Checkpoint, DbId, DeviceId, EntryHash, EntryKind, Envelope, FormatError, Head, Membership,
     MembershipChange, Role, SignedEntry, decode, encode,
 };
 
@@ -281,7 +281,22 @@ impl FolderState {
         match envelope.kind {
             EntryKind::Batch if member.role.writes() => Ok(Verdict::Batch),
             EntryKind::Batch => Ok(Verdict::Ignored(Reason::Role)),
+            EntryKind::Checkpoint => Ok(self.judge_checkpoint(envelope, member)),
             EntryKind::Membership => self.judge_membership(envelope, member, accounts),
+        }
+    }
+
+    /// What a newcomer begins with comes from who has all of the history, and is of an epoch that has begun.
+    fn judge_checkpoint(&self, envelope: &Envelope, member: &Member) -> Verdict {
+        if !member.role.administers() || !member.history {
+            return Verdict::Ignored(Reason::Role);
+        }
+        match Checkpoint::decode(&envelope.body) {
+            Ok(body) if body.epoch <= self.epoch() && envelope.releases.is_empty() => {
+                Verdict::Checkpoint(Box::new(body))
+            }
+            Ok(_) => Verdict::Ignored(Reason::BadChange),
+            Err(_) => Verdict::Ignored(Reason::BadBody),
         }
     }
 
@@ -305,7 +320,8 @@ impl FolderState {
             return Ok(Verdict::Ignored(reason));
         }
         match &body.change {
-            MembershipChange::Add { account, account_head, .. } => {
+            MembershipChange::Add { account, account_head, .. }
+            | MembershipChange::AddSince { account, account_head, .. } => {
                 self.known_onwards(accounts, account, *account_head)?
             }
             MembershipChange::AccountSync { account, head } => self.known_onwards(accounts, account, *head)?,

@@ -13,17 +13,19 @@ mod identity;
 mod recipients;
 mod roles;
 mod secrets;
+mod since;
 mod standing;
 mod verdict;
 mod wiped;
 
 pub use account::{AccountError, AccountLog, Device};
-pub use author::{Author, Draft, Position, open_batch};
+pub use author::{Author, Draft, Position, open_batch, open_checkpoint, seal_checkpoint};
 pub use folder::{AccountLogs, AuthorState, ChainHistory, FolderState};
 pub use hashes::{account_entry_hash, chain, db_id, device_id, entry_hash};
 pub use identity::{DeviceSecrets, Identity, UserKeySeed};
 pub use recipients::{Recipient, RecipientsError};
 pub use secrets::{EpochSecrets, KeyRing, KeyRingError, box_leaf, grant, new_epoch, new_epoch_for};
+pub use since::grant_since;
 pub use standing::{Epoch, Member};
 pub use verdict::{Advanced, Misbehaviour, Reason, Verdict};
 

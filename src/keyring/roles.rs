@@ -3,6 +3,7 @@
 //! | change | who | new epoch |
 //! |---|---|---|
 //! | `Add` | an owner anybody, an admin below admin; nobody present | either a grant (full history) or a new epoch (from now on) |
+//! | `AddSince` | as `Add`; nobody who administers, no guest | no: a grant for the current epoch and those back to one |
 //! | `Remove` of another | an owner anybody, an admin below admin; not the last owner | yes |
 //! | `Remove` of oneself | every member but the last owner | no: secrets of one's own making shut nobody out |
 //! | `SetRole` | as `Add`, by the old and by the new role; not the last owner | no |
@@ -15,6 +16,7 @@
 use crate::format::{AccountId, Membership, MembershipChange, Role, limits};
 
 use super::folder::FolderState;
+use super::since::granted_len;
 use super::standing::Member;
 use super::verdict::Reason;
 
@@ -49,6 +51,16 @@ pub(super) fn check(state: &FolderState, author: &AccountId, actor: &Member, bod
             let grant_ok = grant.as_ref().is_none_or(|grant| grant.epoch == state.epoch() && expires_ms.is_none());
             let room = !members.contains_key(account) && members.len() < limits::MEMBERS_MAX;
             (room && one_key && grant_ok && fits(*role, *expires_ms, grant.is_some()), members.len() + 1)
+        }
+        MembershipChange::AddSince { account, account_head, role, first, grant, epochs } => {
+            allowed(manages(actor.role, *role))?;
+            if state.account_head(account).is_some_and(|known| account_head.seq < known.seq) {
+                return Err(Reason::AccountOutdated);
+            }
+            let current = grant.epoch == state.epoch() && *first <= grant.epoch;
+            let sealed_ok = current && epochs.len() == granted_len(grant.epoch - *first);
+            let room = !members.contains_key(account) && members.len() < limits::MEMBERS_MAX;
+            (room && sealed_ok && fits(*role, None, false) && body.new_epoch.is_none(), members.len() + 1)
         }
         MembershipChange::Remove { account } => {
             let target = members.get(account).ok_or(Reason::BadChange)?;

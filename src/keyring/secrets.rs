@@ -82,7 +82,7 @@ impl EpochSecrets {
         Zeroizing::new([self.content.as_bytes().as_slice(), history].concat())
     }
 
-    fn from_payload(start: &NewEpoch, payload: &[u8]) -> Result<Self, KeyRingError> {
+    pub(super) fn from_payload(start: &NewEpoch, payload: &[u8]) -> Result<Self, KeyRingError> {
         let (content, history) = payload.split_at_checked(32).ok_or(CryptoError::Malformed("key box"))?;
         let content = Key::from_slice(content).ok_or(CryptoError::Malformed("key box"))?;
         let history = match history {

@@ -25,6 +25,10 @@ pub struct Member {
     /// instead of a grant reads from there on and must never get it (DESIGN §3).
     #[n(3)]
     pub history: bool,
+    /// The first epoch that the member may read, where that is not all of them: the state at its beginning comes from a
+    /// checkpoint. `None` with `history`, and in what was stored before there were checkpoints.
+    #[n(4)]
+    pub since: Option<u32>,
 }
 
 impl Member {
@@ -113,13 +117,20 @@ impl Standing {
         }
         match &body.change {
             MembershipChange::Create => {
-                let owner = Member { role: Role::Owner, expires_ms: None, joined_seq: seq, history: true };
+                let owner = Member { role: Role::Owner, expires_ms: None, joined_seq: seq, history: true, since: None };
                 self.members.insert(*author, owner);
             }
             MembershipChange::Add { account, account_head, role, expires_ms, grant } => {
                 let history = grant.is_some();
-                self.members
-                    .insert(*account, Member { role: *role, expires_ms: *expires_ms, joined_seq: seq, history });
+                let since = body.new_epoch.as_ref().map(|start| start.epoch);
+                let member = Member { role: *role, expires_ms: *expires_ms, joined_seq: seq, history, since };
+                self.members.insert(*account, member);
+                self.raise_account(*account, *account_head);
+            }
+            MembershipChange::AddSince { account, account_head, role, first, .. } => {
+                let since = Some(*first);
+                let member = Member { role: *role, expires_ms: None, joined_seq: seq, history: false, since };
+                self.members.insert(*account, member);
                 self.raise_account(*account, *account_head);
             }
             MembershipChange::Remove { account } => {

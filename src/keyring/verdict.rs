@@ -1,6 +1,6 @@
 //! What verification says about an entry.
 
-use crate::format::{AccountId, ChainHash, EntryHash, Envelope, FormatError, Head, Membership};
+use crate::format::{AccountId, ChainHash, Checkpoint, EntryHash, Envelope, FormatError, Head, Membership};
 
 /// An entry in its place, verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub enum Verdict {
     Membership(Box<Membership>),
     /// The sealed operations are to be opened and applied.
     Batch,
+    /// Somebody with full history says what the folder was when an epoch began. Changes nothing for who can tell.
+    Checkpoint(Box<Checkpoint>),
     /// Validly signed, but not allowed at this place: it stays in the chain and does nothing. No one's proven fault.
     Ignored(Reason),
 }

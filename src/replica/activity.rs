@@ -67,9 +67,12 @@ pub enum Happening {
         /// Guests: end of membership, milliseconds since 1970 UTC.
         #[n(3)]
         expires_ms: Option<i64>,
-        /// With the folder's history.
+        /// With the folder's whole history.
         #[n(4)]
         history: bool,
+        /// Without: the first epoch granted, where that is an earlier one.
+        #[n(5)]
+        since: Option<u32>,
     },
     /// Somebody was removed.
     #[n(2)]
@@ -191,6 +194,22 @@ pub enum Happening {
         #[n(1)]
         name: String,
     },
+    /// A member has signed that the folder was something that it was not, for a newcomer who cannot tell.
+    #[n(20)]
+    FalseCheckpoint {
+        /// Who.
+        #[n(0)]
+        account: AccountId,
+        /// Their name.
+        #[n(1)]
+        name: String,
+        /// The entry.
+        #[n(2)]
+        seq: u64,
+        /// What is false about it, in plain words.
+        #[n(3)]
+        what: String,
+    },
 }
 
 impl Happening {
@@ -201,6 +220,7 @@ impl Happening {
             | Self::Misbehaviour { .. }
             | Self::Ignored { .. }
             | Self::FalseLink { .. }
+            | Self::FalseCheckpoint { .. }
             | Self::NameTaken { .. } => true,
             Self::Created
             | Self::Added { .. }

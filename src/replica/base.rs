@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
@@ -18,6 +19,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::ReplicaError;
 use super::db::Db;
 use super::pool::Pool;
+use super::replica::meta;
 use super::rows::{self, Devices, NameRow, NodeRow};
 use super::types::Xattr;
 use crate::format::limits::{CHUNK_MAX_BYTES, NAME_MAX_BYTES};
@@ -41,6 +43,8 @@ pub(super) struct Cache {
     /// All of them: there is one per conflict.
     pub(super) redirects: RwLock<HashMap<(DeviceId, KegId), Redirect>>,
     pub(super) devices: Devices,
+    /// Where this member's history begins: there is nothing to be seen from before. 0: nothing is missing.
+    pub(super) origin: AtomicU64,
 }
 
 impl Cache {
@@ -52,7 +56,15 @@ impl Cache {
             names: Mutex::new(LruCache::new(bound)),
             redirects: RwLock::default(),
             devices: Devices::default(),
+            origin: AtomicU64::new(0),
         }
+    }
+
+    /// Forgets everything that can be read again: the confirmed state is another.
+    pub(super) fn clear(&self) {
+        self.nodes.lock().clear();
+        self.kegs.lock().clear();
+        self.names.lock().clear();
     }
 
     /// Reads what is kept whole: devices and redirects.
@@ -66,6 +78,8 @@ impl Cache {
             redirects.insert((DeviceId(row.get(0)?), KegId(row.get(1)?)), to);
         }
         *self.redirects.write() = redirects;
+        let origin = meta::<i64>(conn, "origin")?.unwrap_or(0).cast_unsigned();
+        self.origin.store(origin, Ordering::Release);
         Ok(())
     }
 
@@ -258,6 +272,9 @@ impl Base<'_> {
 
     /// Length and extents that the file had just before position `before`; `None`: no content yet.
     pub(super) fn content_before(&self, ino: u64, before: u64) -> Result<Option<(u64, Vec<Extent>)>, ReplicaError> {
+        if before <= self.cache.origin.load(Ordering::Acquire) {
+            return Ok(None);
+        }
         self.sql(|conn| {
             let key = params![ino.cast_signed(), before.cast_signed()];
             let mut newest =
@@ -287,6 +304,13 @@ impl Base<'_> {
                 Ok(ContentVersion { stamp, size: row.get::<_, i64>(2)?.cast_unsigned() })
             })?;
             found.collect()
+        })
+        // That there were others before this member's history begins is known, not what they were.
+        .map(|mut versions: Vec<ContentVersion>| {
+            let origin = self.cache.origin.load(Ordering::Acquire);
+            let before = versions.iter().filter(|version| version.stamp.seq <= origin).count();
+            versions.drain(..before.saturating_sub(1));
+            versions
         })
     }
 

@@ -85,6 +85,9 @@ pub enum ReplicaError {
     /// A slot that is not reserved, or was filled already.
     #[error("slot {0} is not reserved")]
     NoSuchSlot(u64),
+    /// What should be the folder's state cannot be. Nothing of it was taken in.
+    #[error("the folder's state that a member has handed over is not valid: {0}")]
+    BadCheckpoint(&'static str),
     /// The deadline passed before the journal had everything.
     #[error("the journal was not written in time")]
     TimedOut,

@@ -13,6 +13,7 @@ use super::db::Db;
 use super::overlay::{OverNode, Overlay, Touched};
 use super::rows::{kind_number, usage};
 use crate::format::{DeviceId, Extent, KegId};
+use crate::keg::Redirect;
 
 /// Who wrote the entry, and where it stands.
 pub(super) struct Author<'a> {
@@ -60,6 +61,9 @@ pub(super) fn flush(
                     let superseded = if old { base.extents(ino, from, to)? } else { Vec::new() };
                     db.run(|conn| edit_content(conn, ino, (from, to), &superseded, extent, author.seq))?;
                 }
+                if overlay.forgotten.remove(keg) {
+                    db.run(|conn| conn.execute("DELETE FROM content WHERE ino = ?1", [int(ino)]).map(|_| ()))?;
+                }
                 db.run(|conn| {
                     let device = base.cache.devices.number(conn, author.device)?;
                     let mut statement =
@@ -80,16 +84,36 @@ pub(super) fn flush(
                     let mut statement =
                         conn.prepare_cached("INSERT OR REPLACE INTO redirect VALUES (?1, ?2, ?3, ?4)")?;
                     let row = params![device.as_bytes(), keg.as_bytes(), redirect.to.as_bytes(), int(redirect.seq)];
-                    statement.execute(row).map(|_| ())
+                    statement.execute(row)?;
+                    log_redirect(conn, device, keg, redirect, author.seq)
                 })?;
             }
             Touched::FolderName => {
                 let Some((name, _)) = &overlay.folder_name else { continue };
-                db.run(|conn| put_meta(conn, "folder_name", name))?;
+                db.run(|conn| put_name(conn, name, author.seq))?;
             }
         }
     }
     Ok(touched)
+}
+
+/// Notes where operations go, as it is from entry `seq` on.
+pub(super) fn log_redirect(
+    conn: &Connection,
+    device: &DeviceId,
+    keg: &KegId,
+    redirect: &Redirect,
+    seq: u64,
+) -> rusqlite::Result<()> {
+    let mut statement = conn.prepare_cached("INSERT OR REPLACE INTO redirect_log VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    let row = params![device.as_bytes(), keg.as_bytes(), int(seq), redirect.to.as_bytes(), int(redirect.seq)];
+    statement.execute(row).map(|_| ())
+}
+
+/// Writes the folder's name, as it is from entry `seq` on.
+pub(super) fn put_name(conn: &Connection, name: &str, seq: u64) -> rusqlite::Result<()> {
+    put_meta(conn, "folder_name", name)?;
+    conn.execute("INSERT OR REPLACE INTO name_log VALUES (?1, ?2)", params![int(seq), name]).map(|_| ())
 }
 
 /// Writes a value of table `meta`.
@@ -234,7 +258,7 @@ fn edit_content(
     extent.map_or(Ok(()), |extent| insert_extent(conn, ino, extent, seq))
 }
 
-fn insert_extent(conn: &Connection, ino: u64, extent: &Extent, seq: u64) -> rusqlite::Result<()> {
+pub(super) fn insert_extent(conn: &Connection, ino: u64, extent: &Extent, seq: u64) -> rusqlite::Result<()> {
     let mut statement = conn.prepare_cached("INSERT INTO extent VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?;
     let row = params![
         int(ino),

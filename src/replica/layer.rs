@@ -215,6 +215,9 @@ impl Store for Layer<'_> {
 
     fn first_foreign_content(&self, keg: &KegId, after: u64, device: &DeviceId) -> Result<Option<u64>, ReplicaError> {
         // What lies in an overlay is by one device, the one that asks: see the callers of `apply` in this room.
+        if self.overlay.forgotten.contains(keg) {
+            return Ok(None);
+        }
         match self.stored_ino(keg)? {
             Some(ino) => self.base.first_foreign_content(ino, after, device),
             None => Ok(None),
@@ -222,12 +225,21 @@ impl Store for Layer<'_> {
     }
 
     fn copy_content_before(&mut self, from: &KegId, before: u64, to: &KegId) -> Result<u64, ReplicaError> {
-        let Some(ino) = self.stored_ino(from)? else { return Ok(0) };
+        let Some(ino) = self.stored_ino(from)?.filter(|_| !self.overlay.forgotten.contains(from)) else { return Ok(0) };
         let Some((size, extents)) = self.base.content_before(ino, before)? else { return Ok(0) };
         for extent in &extents {
             self.put_extent(to, extent)?;
         }
         Ok(size)
+    }
+
+    fn forget(&mut self, keg: &KegId) -> Result<(), ReplicaError> {
+        for (name, _) in self.xattrs(keg)? {
+            self.set_xattr(keg, &name, None)?;
+        }
+        self.overlay.content(keg, self.tag).clear(0, u64::MAX, self.tag);
+        self.overlay.forgotten.insert(*keg);
+        Ok(())
     }
 
     fn redirect(&self, device: &DeviceId, keg: &KegId) -> Result<Option<Redirect>, ReplicaError> {

@@ -22,7 +22,9 @@ mod confirm;
 mod content;
 mod db;
 mod error;
+mod export;
 mod flush;
+mod import;
 mod journal;
 mod layer;
 mod overlay;
@@ -31,6 +33,7 @@ mod pool;
 mod replica;
 mod rows;
 mod schema;
+mod sequenced;
 mod standing;
 mod state;
 mod types;
@@ -39,6 +42,8 @@ mod view;
 pub use account_store::{AccountStore, FolderRecord};
 pub use activity::{Activity, Happening};
 pub use error::ReplicaError;
+pub use export::{Compared, Comparison};
+pub use import::{CheckpointRow, CheckpointVerdict, Import, Origin};
 pub use replica::{Replica, Submitted};
 pub use types::{
     Change, Confirmed, DirEntry, LogLine, MemberInfo, NameOf, OpenParams, Pending, PendingCounts, Slot, StagedEntry,
@@ -46,6 +51,8 @@ pub use types::{
 };
 pub use view::View;
 
+#[cfg(test)]
+mod checkpoint_tests;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::format::*;
 use crate::keg::{self, Applied, Context, MemStore, Node, PENDING_SEQ, Store};
 
 /// `(what, kegs, names, numbers)`: an operation that need not make sense.
-type Any = (u8, [u8; 3], [u8; 2], [u16; 2]);
+pub(super) type Any = (u8, [u8; 3], [u8; 2], [u16; 2]);
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -42,7 +42,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// The operation, on kegs 0 (root) to 8; `fresh` numbers what is created.
-fn operation(&(what, kegs, names, numbers): &Any, fresh: &mut u32, known: u32) -> OpKind {
+pub(super) fn operation(&(what, kegs, names, numbers): &Any, fresh: &mut u32, known: u32) -> OpKind {
     let pick =
         |number: u8| if number.is_multiple_of(9) { KegId::ROOT } else { keg(u32::from(number) % known.max(1) + 1) };
     let [first, second, third] = kegs.map(pick);
@@ -97,7 +97,7 @@ struct Model {
 impl Model {
     fn view(&self) -> MemStore {
         let mut view = self.confirmed.clone();
-        let context = Context { seq: PENDING_SEQ, device: ALICE, label: label(&ALICE) };
+        let context = Context { seq: PENDING_SEQ, device: ALICE, label: label(&ALICE), horizon: 0 };
         for (_, op) in &self.pending {
             keg::apply(&mut view, &context, op).unwrap();
         }
@@ -203,7 +203,8 @@ impl Model {
                 self.applied += 1;
                 let Some(batch) = &entry.batch else { continue };
                 let device = entry.envelope.device;
-                let context = Context { seq: entry.head.seq, device, label: entry.label.clone() };
+                let context =
+                    Context { seq: entry.head.seq, device, label: entry.label.clone(), horizon: entry.horizon };
                 for op in &batch.ops {
                     keg::apply(&mut self.confirmed, &context, op).unwrap();
                 }

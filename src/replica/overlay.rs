@@ -123,6 +123,8 @@ pub(super) struct Overlay {
     pub(super) xattrs: HashMap<KegId, Xattrs>,
     pub(super) redirects: HashMap<(DeviceId, KegId), (Redirect, u64)>,
     pub(super) folder_name: Option<(String, u64)>,
+    /// Files whose content changes so far are to be forgotten: see `keg::Store::forget`.
+    pub(super) forgotten: HashSet<KegId>,
     /// What each operation touched, in the order of their numbers; repetitions within one are left out.
     marks: VecDeque<(u64, Touched)>,
     /// Difference of (bytes, files) from the confirmed state.

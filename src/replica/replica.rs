@@ -118,7 +118,7 @@ impl Replica {
             queue: Queue::new(first),
             closed: false,
         };
-        let context = Context { seq: PENDING_SEQ, device: params.device, label: params.label.clone() };
+        let context = Context { seq: PENDING_SEQ, device: params.device, label: params.label.clone(), horizon: 0 };
         let shared = Arc::new(Shared {
             params,
             dir: dir.to_owned(),

@@ -126,7 +126,7 @@ pub(super) fn kind_number(kind: NodeKind) -> i64 {
     }
 }
 
-fn kind_of(number: i64, column: usize) -> rusqlite::Result<NodeKind> {
+pub(super) fn kind_of(number: i64, column: usize) -> rusqlite::Result<NodeKind> {
     Ok(match number {
         0 => NodeKind::File,
         1 => NodeKind::Directory,
@@ -164,7 +164,7 @@ impl Devices {
     }
 
     /// The device with this number. Numbers come from the same database, so an unknown one reads as nobody.
-    fn get(&self, number: i64) -> DeviceId {
+    pub(super) fn get(&self, number: i64) -> DeviceId {
         let index = usize::try_from(number).unwrap_or(usize::MAX);
         self.0.read().0.get(index).copied().unwrap_or(DeviceId::ZERO)
     }

@@ -6,7 +6,7 @@
 
 /// The steps that lead to the layout of `state.db`; its number (`PRAGMA user_version`) is how many were taken. A step
 /// that was released is never changed.
-pub(super) const STATE: &[&str] = &[STATE_1, STATE_ACTIVITY];
+pub(super) const STATE: &[&str] = &[STATE_1, STATE_ACTIVITY, STATE_CHECKPOINT];
 
 /// The tables.
 const STATE_1: &str = "
@@ -83,6 +83,22 @@ CREATE TABLE burst (
   device INTEGER PRIMARY KEY, since_ms INTEGER NOT NULL, first_seq INTEGER NOT NULL, overwritten INTEGER NOT NULL,
   removed INTEGER NOT NULL, told INTEGER NOT NULL
 );
+";
+
+/// The folder's name and the redirections as they were at each moment, for the state that a newcomer begins with; and the
+/// checkpoints of the log, with what came of comparing them (0 open, 1 true, 2 false, 3 unknown).
+const STATE_CHECKPOINT: &str = "
+CREATE TABLE name_log (seq INTEGER PRIMARY KEY, name TEXT NOT NULL);
+CREATE TABLE redirect_log (
+  device BLOB NOT NULL, keg BLOB NOT NULL, seq INTEGER NOT NULL, target BLOB NOT NULL, unseen INTEGER NOT NULL,
+  PRIMARY KEY (device, keg, seq)
+) WITHOUT ROWID;
+CREATE TABLE checkpoint (
+  seq INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, account BLOB NOT NULL, own INTEGER NOT NULL, sealed BLOB NOT NULL,
+  verdict INTEGER NOT NULL
+);
+INSERT INTO name_log SELECT 0, value FROM meta WHERE key = 'folder_name';
+INSERT INTO redirect_log SELECT device, keg, 0, target, seq FROM redirect;
 ";
 
 /// As [`STATE`], of `journal.db`.

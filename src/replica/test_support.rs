@@ -96,6 +96,7 @@ pub(super) fn confirmed(seq: u64, device: DeviceId, counter: u64, ops: Option<Ve
         hash: EntryHash([seq as u8; 32]),
         envelope: envelope(device, counter),
         batch: ops.map(|ops| Batch { ops }),
+        horizon: 0,
         label: label(&device),
         activity: vec![],
     }

@@ -53,6 +53,8 @@ pub struct Confirmed {
     /// The opened batch, if the verdict is that it counts. `None` for membership entries, and for ignored entries: those
     /// advance the log and the author's counter and change nothing. Pending work of an own ignored entry stays pending.
     pub batch: Option<Batch>,
+    /// Where the epoch of the entry began: see [`crate::keg::Context::horizon`].
+    pub horizon: u64,
     /// The author's label for conflict names, the same on every replica (from the author's account log).
     pub label: String,
     /// What happened with it, as far as the verification of the log tells. Conflicts and mass changes are added here.

@@ -299,6 +299,7 @@ fn writes(
         let subject = match &body.change {
             MembershipChange::Create => Some(envelope.author),
             MembershipChange::Add { account, .. }
+            | MembershipChange::AddSince { account, .. }
             | MembershipChange::Remove { account }
             | MembershipChange::SetRole { account, .. } => Some(*account),
             MembershipChange::Rotate | MembershipChange::AccountSync { .. } => None,
@@ -363,7 +364,8 @@ fn check_boxes(advanced: &Advanced, state: &FolderState, boxes: &[KeyBox]) -> Re
             expected.sort_unstable();
             of.eq(expected) && epoch.boxes as usize == boxes.len() && merkle::root(&leaves) == epoch.boxes_root
         }
-        Some((MembershipChange::Add { account, grant: Some(grant), .. }, None)) => {
+        Some((MembershipChange::Add { account, grant: Some(grant), .. }, None))
+        | Some((MembershipChange::AddSince { account, grant, .. }, None)) => {
             of.eq([*account]) && leaves == [grant.leaf]
         }
         _ => boxes.is_empty(),

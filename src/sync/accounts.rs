@@ -162,7 +162,8 @@ fn needs(entry: &SignedEntry) -> Vec<(AccountId, Head)> {
         && let Ok(body) = Membership::decode(&envelope.body, envelope.suite)
     {
         match body.change {
-            MembershipChange::Add { account, account_head, .. } => needs.push((account, account_head)),
+            MembershipChange::Add { account, account_head, .. }
+            | MembershipChange::AddSince { account, account_head, .. } => needs.push((account, account_head)),
             MembershipChange::AccountSync { account, head } => needs.push((account, head)),
             _ => {}
         }

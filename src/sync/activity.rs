@@ -21,7 +21,7 @@ pub(super) fn of_entry(
     let mut what = Vec::new();
     account_changes(advanced, before, accounts, &mut what);
     match &advanced.verdict {
-        Verdict::Batch => {}
+        Verdict::Batch | Verdict::Checkpoint(_) => {}
         Verdict::Ignored(reason) if is_an_attempt(*reason) => {
             what.push(Happening::Ignored { reason: reason.to_string() });
         }
@@ -91,6 +91,15 @@ fn membership(
             role: *role,
             expires_ms: *expires_ms,
             history: grant.is_some(),
+            since: None,
+        },
+        MembershipChange::AddSince { account, role, first, .. } => Happening::Added {
+            account: *account,
+            name: name(account),
+            role: *role,
+            expires_ms: None,
+            history: false,
+            since: Some(*first),
         },
         MembershipChange::Remove { account } if account == author => Happening::Left,
         MembershipChange::Remove { account } => Happening::Removed { account: *account, name: name(account) },

@@ -3,13 +3,15 @@
 //! The signed bytes are made durable before they are sent and the same bytes are sent until the log has them, so an
 //! answer that is lost, a restart on either side and a second attempt all end with one entry.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::verify::{Taken, take_in};
+use super::carry::carry;
+use super::verify::{Taken, Verified, take_in};
 use super::{Folder, SyncError};
 use crate::api::{Detail, ErrorCode};
-use crate::format::{Batch, BlobId, BlobRef, Op, SignedEntry, decode, encode};
+use crate::format::{Batch, BlobId, BlobRef, Op, OpKind, SignedEntry, decode, encode};
 use crate::keyring::Draft;
 use crate::remote::RemoteError;
 use crate::replica::{Pending, StagedEntry};
@@ -39,9 +41,15 @@ pub(super) async fn seal(
     let sealed = tokio::task::spawn_blocking(move || {
         let position = folder.position(&verified)?;
         let secrets = verified.ring.epoch(position.epoch)?;
-        let last_op = ops.last().map_or(0, |pending| pending.number);
-        let batch = Batch { ops: ops.iter().map(|pending| Op::clone(&pending.op)).collect() };
-        let draft = Draft { batch, adds: adds.clone(), releases: Vec::new() };
+        let carried = carry(&folder, &ops, position_horizon(&verified))?;
+        let (last_op, mut adds) = (carried.last, adds);
+        if carried.last < ops.last().map_or(0, |pending| pending.number) {
+            // Not all of them fit: their blobs come with the next entry.
+            let kept: HashSet<BlobId> = carried.ops.iter().flat_map(blobs_of).collect();
+            adds.retain(|blob| kept.contains(&blob.id));
+        }
+        adds.extend(carried.adds);
+        let draft = Draft { batch: Batch { ops: carried.ops }, adds: adds.clone(), releases: Vec::new() };
         let entry = folder.shared.author.batch(&position, secrets, draft);
         let staged = StagedEntry { counter: position.last.counter + 1, last_op, bytes: encode(&entry), blobs: adds };
         let first = ops.first().map_or(0, |pending| pending.number);
@@ -50,6 +58,18 @@ pub(super) async fn seal(
         Ok(staged)
     });
     sealed.await.map_err(|_| SyncError::Closed)?
+}
+
+/// Where the epoch began under which an entry is sealed now.
+fn position_horizon(verified: &Verified) -> u64 {
+    verified.state.epochs().last().map_or(0, |epoch| epoch.seq)
+}
+
+fn blobs_of(op: &Op) -> Vec<BlobId> {
+    match &op.kind {
+        OpKind::Content { extents, .. } => extents.iter().map(|extent| extent.blob).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// Sends a staged entry and applies it.
@@ -82,7 +102,9 @@ async fn confirm(folder: &Arc<Folder>, staged: &StagedEntry, entry: SignedEntry,
         let (taken, head, entry) = applied.await.map_err(|_| SyncError::Closed)?;
         match taken? {
             Taken::All => {}
-            Taken::NeedsKeys(_) => return Err(SyncError::Damaged("an own entry under an unknown key".to_owned())),
+            Taken::NeedsKeys(_) | Taken::NeedsState(_) => {
+                return Err(SyncError::Damaged("an own entry under an unknown key".to_owned()));
+            }
             // Own bytes do not fit where the server says they are: its log is not the one that was verified.
             Taken::Caught(_, misbehaviour) => {
                 let what =

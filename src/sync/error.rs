@@ -107,6 +107,39 @@ pub enum SyncError {
     /// There is no kept work of that name.
     #[error("there is no kept work '{0}'; `kegfs recover` lists what there is")]
     NoKeptWork(String),
+    /// The user was added without the history, and nobody who has it has handed over the present state yet.
+    #[error(
+        "waiting for the folder's present state: the client of an admin or owner hands it over as soon as one is online"
+    )]
+    AwaitingState,
+    /// A checkpoint cannot be made or compared, because content of that time is gone.
+    #[error("the folder's state of that time cannot be handed over: {0}; grant the history from a later date on")]
+    PastGone(FetchError),
+    /// What a checkpoint would have to be compared with is gone.
+    #[error("content of that time is gone")]
+    Incomparable,
+    /// A date in the future.
+    #[error("history cannot begin in the future; give a date that has been, or use --history none")]
+    HistoryInFuture,
+    /// A date before the folder.
+    #[error("the folder did not exist then; give a later date, or use --history full")]
+    HistoryBeforeFolder,
+    /// Admins and owners hold all of the history, guests none of it.
+    #[error("{role:?} of a folder cannot be added with that part of its history")]
+    HistoryOfRole {
+        /// The role.
+        role: Role,
+    },
+    /// The member was added; the state that makes the folder show is not handed over yet.
+    #[error(
+        "{name} is a member now, but the folder's present state could not be handed over yet ({error}); it is tried again as long as you are online"
+    )]
+    AddedOnly {
+        /// Display name.
+        name: String,
+        /// Why.
+        error: Box<SyncError>,
+    },
     /// The user's role does not allow it.
     #[error("as {role:?} of this folder you cannot {action}; ask an owner")]
     NotAllowed {

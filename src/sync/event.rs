@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use parking_lot::RwLock;
 
-use crate::format::{BlobId, DbId, Role};
+use crate::format::{AccountId, BlobId, DbId, Role};
 
 /// Something happened in the background.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +62,17 @@ pub enum Event {
         /// Why, for people.
         reason: String,
     },
+    /// A member has signed that the folder was something that it was not, for somebody who cannot tell.
+    FalseCheckpoint {
+        /// The folder.
+        db: DbId,
+        /// The entry.
+        seq: u64,
+        /// Who signed it.
+        account: AccountId,
+        /// What is wrong with it, for people.
+        what: String,
+    },
     /// Somebody has the folder's key who should not any more; the client of an admin or owner starts a new epoch as soon
     /// as one sees it.
     RotationDue {
@@ -107,6 +118,7 @@ impl Hub {
 
     pub fn tell(&self, event: &Event) {
         match event {
+            Event::FalseCheckpoint { .. } => tracing::error!(?event, "a member misbehaves"),
             Event::Misbehaviour { .. } | Event::CorruptBlob { .. } => tracing::error!(?event, "server misbehaves"),
             Event::Offline { .. } | Event::UploadBlocked { .. } | Event::EntryIgnored { .. } => tracing::warn!(?event),
             // The folder's name stays out of the log.

@@ -81,6 +81,10 @@ pub struct Folder {
     pub(super) progress: watch::Sender<u64>,
     /// Something about the membership changed: see `steward`.
     pub(super) duties: Notify,
+    /// There may be a checkpoint to compare: see `audit`.
+    pub(super) audits: Notify,
+    /// Taken while a checkpoint is made.
+    pub(super) handing_over: tokio::sync::Mutex<()>,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) retry_now: RetryNow,
     /// Number of the first operation of the entry that was staged last.
@@ -131,6 +135,8 @@ impl Folder {
             announced: AtomicU64::new(0),
             progress: watch::channel(0).0,
             duties: Notify::new(),
+            audits: Notify::new(),
+            handing_over: tokio::sync::Mutex::default(),
             commands,
             retry_now: RetryNow::default(),
             staged_from: AtomicU64::new(0),

@@ -59,9 +59,14 @@ impl Folder {
     pub(super) async fn catch_up(self: &Arc<Self>) -> Result<(), SyncError> {
         let _one = self.catching_up.lock().await;
         self.to_the_end().await?;
-        let now = Present::of(&self.verified.lock().await.state, &self.me);
+        let (now, waits) = {
+            let verified = self.verified.lock().await;
+            let waits = verified.origin.is_some_and(|origin| !origin.complete);
+            (Present::of(&verified.state, &self.me), waits)
+        };
         self.at_the_end(now);
-        Ok(())
+        // The log ends with the own addition: the present state is still to come.
+        if waits && now.role_now().is_some() { Err(SyncError::AwaitingState) } else { Ok(()) }
     }
 
     async fn to_the_end(self: &Arc<Self>) -> Result<(), SyncError> {
@@ -130,6 +135,12 @@ impl Folder {
                     entries = given;
                     entries.drain(..index);
                     let obtained = self.obtain_keys(&mut verified, &entries).await;
+                    obtained.map_err(|error| self.judge(error, page.head_seq, &entries))?;
+                }
+                Taken::NeedsState(index) => {
+                    entries = given;
+                    entries.drain(..index);
+                    let obtained = self.obtain_state(&mut verified, &entries).await;
                     obtained.map_err(|error| self.judge(error, page.head_seq, &entries))?;
                 }
                 Taken::Caught(index, Misbehaviour::AccountMissing { account, head }) => {

@@ -9,8 +9,8 @@
 use super::verify::{Chains, Verified, brings_key};
 use super::{Folder, SyncError};
 use crate::crypto::merkle;
-use crate::format::{Head, KeyBox, MembershipChange, NewEpoch, SignedEntry};
-use crate::keyring::{KeyRing, Misbehaviour, Verdict, box_leaf};
+use crate::format::{AccountId, Head, KeyBox, Membership, MembershipChange, NewEpoch, SignedEntry};
+use crate::keyring::{Advanced, FolderState, KeyRing, Misbehaviour, Verdict, box_leaf};
 
 /// Bytes of entries per request on the way ahead.
 const PAGE_BYTES: u64 = 4 * 1024 * 1024;
@@ -23,47 +23,25 @@ struct Promise {
     start: NewEpoch,
     /// Leaf hash, where the entry names it (a grant); else the Merkle root of `start` commits to it.
     leaf: Option<[u8; 32]>,
+    /// Where it is a grant from some epoch on: that epoch, and the sealed secrets of those before the current one.
+    since: Option<(u32, Vec<u8>)>,
 }
 
 impl Folder {
     /// Completes the key ring from the log after the verified state, of which `ahead` is the beginning.
     pub(super) async fn obtain_keys(&self, verified: &mut Verified, ahead: &[SignedEntry]) -> Result<(), SyncError> {
-        let (mut state, mut heads) = (verified.state.clone(), Vec::<Head>::new());
         let mut promises: Vec<Promise> = Vec::new();
-        let mut page = ahead.to_vec();
-        loop {
-            self.accounts.prepare(&page).await?;
-            for entry in &page {
-                let chains = Chains { replica: &self.replica, recent: &heads };
-                let caught = |error: Misbehaviour| SyncError::Misbehaviour(error.to_string());
-                let advanced = state.check(entry, &*self.accounts, &chains).map_err(caught)?;
-                if let Verdict::Membership(body) = &advanced.verdict
-                    && matches!(body.change, MembershipChange::Remove { account } if account == self.me)
-                {
+        let ring = &verified.ring;
+        let state = self
+            .walk_ahead(verified, ahead, |advanced, state| {
+                let Verdict::Membership(body) = &advanced.verdict else { return };
+                if matches!(body.change, MembershipChange::Remove { account } if account == self.me) {
                     promises.clear();
-                } else if let Verdict::Membership(body) = &advanced.verdict
-                    && brings_key(&advanced.envelope.author, body, &state, &self.me, &verified.ring)
-                {
-                    promises.extend(match (&body.new_epoch, &body.change) {
-                        (Some(start), _) => Some(Promise { seq: advanced.seq, start: start.clone(), leaf: None }),
-                        (None, MembershipChange::Add { grant: Some(grant), .. }) => {
-                            state.epochs().last().filter(|epoch| epoch.start.epoch == grant.epoch).map(|epoch| {
-                                Promise { seq: advanced.seq, start: epoch.start.clone(), leaf: Some(grant.leaf) }
-                            })
-                        }
-                        _ => None,
-                    });
+                } else if brings_key(&advanced.envelope.author, body, state, &self.me, ring) {
+                    promises.extend(promise(advanced.seq, body, state));
                 }
-                state.commit(&advanced);
-                heads.push(advanced.head());
-            }
-            let after = state.head().seq;
-            let next = self.remote.entries(self.id(), after, PAGE_BYTES).await?;
-            if next.entries.is_empty() {
-                break;
-            }
-            page = next.entries;
-        }
+            })
+            .await?;
         let member = state.members().contains_key(&self.me);
         if member && promises.is_empty() && verified.ring.epoch(state.epoch()).is_err() {
             let what = "the log has no key for this member; ask an admin to add you again";
@@ -77,11 +55,57 @@ impl Folder {
             }
             let sealed = self.fetch_box(promise).await?;
             let seed = self.user_key(sealed.generation)?;
-            ring.open_box(&promise.start, &sealed, &seed, state.epochs())?;
+            match &promise.since {
+                Some((first, epochs)) => {
+                    ring.open_since(&promise.start, *first, &sealed, epochs, &seed, state.epochs())?;
+                }
+                None => ring.open_box(&promise.start, &sealed, &seed, state.epochs())?,
+            }
         }
+        // Before the keys, which open what comes after it.
+        self.begin_at(verified, origin_of(&state, &self.me))?;
         self.replica.store_keyring(&ring.to_bytes())?;
         verified.ring = ring;
         verified.searched = Some(state.epoch());
+        Ok(())
+    }
+
+    /// Verifies what follows the verified state to the end of the log, without applying it; `ahead` is the beginning of it.
+    /// Calls `see` with each entry and the state before it; returns the state at the end.
+    pub(super) async fn walk_ahead(
+        &self,
+        verified: &Verified,
+        ahead: &[SignedEntry],
+        mut see: impl FnMut(&Advanced, &FolderState),
+    ) -> Result<FolderState, SyncError> {
+        let (mut state, mut heads) = (verified.state.clone(), Vec::<Head>::new());
+        let mut page = ahead.to_vec();
+        loop {
+            self.accounts.prepare(&page).await?;
+            for entry in &page {
+                let chains = Chains { replica: &self.replica, recent: &heads };
+                let caught = |error: Misbehaviour| SyncError::Misbehaviour(error.to_string());
+                let advanced = state.check(entry, &*self.accounts, &chains).map_err(caught)?;
+                see(&advanced, &state);
+                state.commit(&advanced);
+                heads.push(advanced.head());
+            }
+            let after = state.head().seq;
+            let next = self.remote.entries(self.id(), after, PAGE_BYTES).await?;
+            if next.entries.is_empty() {
+                return Ok(state);
+            }
+            page = next.entries;
+        }
+    }
+
+    /// Notes where this member's history begins, unless it has begun.
+    pub(super) fn begin_at(&self, verified: &mut Verified, origin: Option<(u32, u64)>) -> Result<(), SyncError> {
+        let known = verified.origin.map(|origin| (origin.epoch, origin.seq));
+        if known != origin && !verified.origin.is_some_and(|origin| origin.complete) {
+            self.replica.set_origin(origin)?;
+            verified.origin = self.replica.origin()?;
+        }
         Ok(())
     }
 
@@ -103,4 +127,25 @@ impl Folder {
             Err(SyncError::Misbehaviour("it sent a key box that the folder's log does not contain".to_owned()))
         }
     }
+}
+
+/// What the log promises with a membership entry that brings a key. `state` is the one before it.
+fn promise(seq: u64, body: &Membership, state: &FolderState) -> Option<Promise> {
+    if let Some(start) = &body.new_epoch {
+        return Some(Promise { seq, start: start.clone(), leaf: None, since: None });
+    }
+    let (grant, since) = match &body.change {
+        MembershipChange::Add { grant: Some(grant), .. } => (grant, None),
+        MembershipChange::AddSince { grant, first, epochs, .. } => (grant, Some((*first, epochs.clone()))),
+        _ => return None,
+    };
+    let epoch = state.epochs().last().filter(|epoch| epoch.start.epoch == grant.epoch)?;
+    Some(Promise { seq, start: epoch.start.clone(), leaf: Some(grant.leaf), since })
+}
+
+/// The first epoch that `me` may read, where that is not the first of all, and where it began.
+pub(super) fn origin_of(state: &FolderState, me: &AccountId) -> Option<(u32, u64)> {
+    let since = state.members().get(me)?.since?;
+    let epoch = state.epochs().iter().find(|epoch| epoch.start.epoch == since)?;
+    Some((since, epoch.seq))
 }

@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::checkpoint::Prepared;
 use super::status::now_ms;
 use super::verify::{Chains, Taken, Verified, take_in};
 use super::{Folder, SyncError};
 use crate::api::ErrorCode;
 use crate::format::{AccountId, KeyBox, Membership, MembershipChange, Role, SignedEntry};
 use crate::keyring::{
-    AccountLog, AccountLogs, EpochSecrets, Position, Reason, RecipientsError, Verdict, grant, new_epoch_for,
+    AccountLog, AccountLogs, EpochSecrets, Position, Reason, RecipientsError, Verdict, grant, grant_since,
+    new_epoch_for,
 };
 
 /// How often a change is signed anew because the log has grown meanwhile. Each time somebody else got on.
@@ -20,15 +22,34 @@ const ATTEMPTS: usize = 16;
 
 /// What the uploader does between two batches, for who asked for it.
 pub(super) struct Command {
-    pub change: Change,
+    pub work: Work,
     pub done: oneshot::Sender<Result<(), SyncError>>,
+}
+
+/// What needs the device's next entry.
+pub(super) enum Work {
+    /// A change of membership.
+    Change(Change),
+    /// The entries of a checkpoint.
+    Checkpoint(Arc<Prepared>),
+}
+
+/// How much of the past a newcomer gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Past {
+    /// All of it.
+    Full,
+    /// Nothing: a new epoch begins, and the state at its beginning is handed over.
+    None,
+    /// From the beginning of this epoch on, whose state is handed over.
+    Since(u32),
 }
 
 /// A wanted change.
 #[derive(Clone)]
 pub(super) enum Change {
-    /// A new member, with full history or from now on.
-    Add { newcomer: Arc<AccountLog>, role: Role, expires_ms: Option<i64>, history: bool },
+    /// A new member.
+    Add { newcomer: Arc<AccountLog>, role: Role, expires_ms: Option<i64>, past: Past },
     /// A member no more; the user's own account leaves.
     Remove { account: AccountId },
     /// The same for a guest whose time is over, unless somebody has extended it.
@@ -50,8 +71,17 @@ struct Signed {
 impl Folder {
     /// Hands the change to the uploader and waits for it.
     pub(super) async fn change_membership(&self, change: Change) -> Result<(), SyncError> {
+        self.work(Work::Change(change)).await
+    }
+
+    /// The same with the entries of a checkpoint.
+    pub(super) async fn post(&self, prepared: Arc<Prepared>) -> Result<(), SyncError> {
+        self.work(Work::Checkpoint(prepared)).await
+    }
+
+    async fn work(&self, work: Work) -> Result<(), SyncError> {
         let (done, result) = oneshot::channel();
-        self.commands.send(Command { change, done }).await.map_err(|_| SyncError::Closed)?;
+        self.commands.send(Command { work, done }).await.map_err(|_| SyncError::Closed)?;
         result.await.map_err(|_| SyncError::Closed)?
     }
 
@@ -115,7 +145,7 @@ impl Folder {
             take_in(&this, &mut verified, std::slice::from_ref(&signed.entry))
         });
         match taken.await.map_err(|_| SyncError::Closed)?? {
-            Taken::All | Taken::NeedsKeys(_) => Ok(()),
+            Taken::All | Taken::NeedsKeys(_) | Taken::NeedsState(_) => Ok(()),
             Taken::Caught(_, misbehaviour) => Err(SyncError::Misbehaviour(misbehaviour.to_string())),
         }
     }
@@ -140,16 +170,24 @@ impl Folder {
         let epoch = verified.state.epochs().last().ok_or(SyncError::NotAMember)?;
         let mut boxes = Vec::new();
         let mut wanted = change.entry();
-        if let (MembershipChange::Add { account, grant: promised, .. }, Change::Add { newcomer, history: true, .. }) =
-            (&mut wanted, change)
-        {
-            let secrets = verified.ring.epoch(epoch.start.epoch).map_err(SyncError::from)?;
+        if let Change::Add { newcomer, role, past: past @ (Past::Full | Past::Since(_)), .. } = change {
+            let account = newcomer.id();
             let bad_key = |_| SyncError::Misbehaviour(format!("account {account} has an unusable key"));
             let (generation, key) = newcomer.user_key().map_err(bad_key)?;
-            let (promise, sealed) =
-                grant(secrets, &epoch.start, *account, generation, &key).map_err(SyncError::from)?;
-            *promised = Some(promise);
-            boxes.push(sealed);
+            let start = &epoch.start;
+            if let Past::Since(first) = *past {
+                self.check_allowed(change.action())?;
+                let granted = grant_since(&verified.ring, start, first, account, generation, &key);
+                let (grant, sealed, epochs) = granted.map_err(SyncError::from)?;
+                let (account_head, role) = (newcomer.head(), *role);
+                wanted = MembershipChange::AddSince { account, account_head, role, first, grant, epochs };
+                boxes.push(sealed);
+            } else if let MembershipChange::Add { grant: promised, .. } = &mut wanted {
+                let secrets = verified.ring.epoch(start.epoch).map_err(SyncError::from)?;
+                let granted = grant(secrets, start, account, generation, &key).map_err(SyncError::from)?;
+                *promised = Some(granted.0);
+                boxes.push(granted.1);
+            }
         }
         let (mut new_epoch, mut secrets) = (None, None);
         if change.shuts_out(&self.me) {
@@ -171,7 +209,9 @@ impl Folder {
             Verdict::Ignored(Reason::NotMember) => Err(SyncError::NotAMember.into()),
             Verdict::Ignored(Reason::Role) => Err(self.not_allowed(change.action()).into()),
             Verdict::Ignored(reason) => Err(SyncError::Refused(reason.to_string()).into()),
-            Verdict::Membership(_) | Verdict::Batch => Ok(Signed { entry, boxes, secrets, seq: advanced.seq }),
+            Verdict::Membership(_) | Verdict::Batch | Verdict::Checkpoint(_) => {
+                Ok(Signed { entry, boxes, secrets, seq: advanced.seq })
+            }
         }
     }
 
@@ -235,7 +275,7 @@ impl Change {
     /// It starts a new epoch. Who leaves starts none: the others do.
     fn shuts_out(&self, me: &AccountId) -> bool {
         match self {
-            Self::Add { history, .. } => !history,
+            Self::Add { past, .. } => *past == Past::None,
             Self::Remove { account } | Self::Expire { account } => account != me,
             Self::SetRole { .. } => false,
             Self::Rotate { .. } => true,

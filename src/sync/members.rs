@@ -3,16 +3,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::member::Change;
+use super::member::{Change, Past};
 use super::session::CALL_DEADLINE;
 use super::status::now_ms;
 use super::{Folder, Session, SyncError};
-use crate::format::{AccountId, OpKind, Role};
+use crate::format::{AccountId, Role};
 use crate::keyring::AccountLogs;
-use crate::sys::clock;
 
 /// How long leaving waits for what is not on the server yet; the rest is kept beside the profile.
 const LAST_UPLOAD: Duration = Duration::from_secs(20);
+
+/// How long handing over the state of a large folder may take; then it goes on in the background.
+const HAND_OVER: Duration = Duration::from_secs(3600);
+
+/// How much of a folder's past a new member gets to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum History {
+    /// All of it.
+    Full,
+    /// Nothing: the present, and what comes.
+    None,
+    /// From this moment on, milliseconds since 1970 UTC; in fact from the beginning of the epoch that was current then.
+    Since(i64),
+}
 
 /// A member of a folder, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,23 +90,32 @@ impl Session {
     /// Makes `account` a member with full history, verified against its log, which is fetched anew.
     ///
     /// # Errors
-    /// [`SyncError::NoSuchAccount`], [`SyncError::AlreadyMember`], [`SyncError::NotAllowed`], [`SyncError::Remote`].
+    /// As [`Self::add_member_with`].
     pub fn add_member(&self, folder: &Arc<Folder>, account: AccountId, role: Role) -> Result<(), SyncError> {
-        self.add(folder, account, role, None, true)
+        self.add(folder, account, role, None, History::Full)
     }
 
-    /// Makes `account` a member that reads what is written from now on and nothing before.
+    /// Makes `account` a member that sees the folder as it is and becomes, and as much of its past as `history` says.
+    /// Returns when the newcomer can begin.
     ///
     /// # Errors
-    /// As [`Self::add_member`].
-    pub fn add_member_from_now(&self, folder: &Arc<Folder>, account: AccountId, role: Role) -> Result<(), SyncError> {
-        self.add(folder, account, role, None, false)
+    /// [`SyncError::NoSuchAccount`], [`SyncError::AlreadyMember`], [`SyncError::NotAllowed`], [`SyncError::Remote`];
+    /// [`SyncError::HistoryOfRole`], [`SyncError::HistoryInFuture`], [`SyncError::HistoryBeforeFolder`];
+    /// [`SyncError::AddedOnly`] where the account is a member and the state is still to be handed over.
+    pub fn add_member_with(
+        &self,
+        folder: &Arc<Folder>,
+        account: AccountId,
+        role: Role,
+        history: History,
+    ) -> Result<(), SyncError> {
+        self.add(folder, account, role, None, history)
     }
 
     /// Makes `account` a guest until `expires_ms`, milliseconds since 1970 UTC; without history.
     ///
     /// # Errors
-    /// [`SyncError::PastExpiry`]; as [`Self::add_member`].
+    /// [`SyncError::PastExpiry`]; as [`Self::add_member_with`].
     pub fn add_guest(
         &self,
         folder: &Arc<Folder>,
@@ -102,7 +124,7 @@ impl Session {
         expires_ms: i64,
     ) -> Result<(), SyncError> {
         let role = if can_edit { Role::GuestEditor } else { Role::GuestViewer };
-        self.add(folder, account, role, Some(expires_ms), false)
+        self.add(folder, account, role, Some(expires_ms), History::None)
     }
 
     fn add(
@@ -111,23 +133,36 @@ impl Session {
         account: AccountId,
         role: Role,
         expires_ms: Option<i64>,
-        history: bool,
+        history: History,
     ) -> Result<(), SyncError> {
         if account == self.account() {
             return Err(SyncError::Yourself { next: "you are a member already" });
         }
         check_expiry(expires_ms)?;
-        let (inner, folder) = (Arc::clone(&self.inner), Arc::clone(folder));
-        self.timed(CALL_DEADLINE, "adding the member", async move {
+        if role.administers() && history != History::Full {
+            return Err(SyncError::HistoryOfRole { role });
+        }
+        let (inner, adding) = (Arc::clone(&self.inner), Arc::clone(folder));
+        let name = self.timed(CALL_DEADLINE, "adding the member", async move {
+            adding.catch_up().await?;
+            let past = adding.past(history).await?;
             let newcomer = inner.shared.accounts.refresh(account).await?;
-            folder.change_membership(Change::Add { newcomer, role, expires_ms, history }).await?;
-            // It was given under a key that a newcomer without history does not have.
-            let name = folder.replica.view().folder_name().filter(|_| !history);
-            if let Some(name) = name {
-                folder.replica.submit(OpKind::FolderName { name }, clock::unix_nanos())?;
+            let name = newcomer.name().to_owned();
+            adding.change_membership(Change::Add { newcomer, role, expires_ms, past }).await?;
+            Ok(name)
+        })?;
+        if history == History::Full {
+            return Ok(());
+        }
+        let folder = Arc::clone(folder);
+        let handed = self.timed(HAND_OVER, "handing over the folder's present state", async move {
+            let due = folder.checkpoint_due(&*folder.verified.lock().await);
+            match due {
+                Some(epoch) => folder.hand_over(epoch).await,
+                None => Ok(()),
             }
-            Ok(())
-        })
+        });
+        handed.map_err(|error| SyncError::AddedOnly { name, error: Box::new(error) })
     }
 
     /// Removes a member, under a new epoch: what is written from now on is closed to them.
@@ -198,6 +233,29 @@ impl Session {
     fn change(&self, folder: &Arc<Folder>, what: &'static str, change: Change) -> Result<(), SyncError> {
         let folder = Arc::clone(folder);
         self.timed(CALL_DEADLINE, what, async move { folder.change_membership(change).await })
+    }
+}
+
+impl Folder {
+    /// The part of the past that `history` means here.
+    async fn past(&self, history: History) -> Result<Past, SyncError> {
+        let since_ms = match history {
+            History::Full => return Ok(Past::Full),
+            History::None => return Ok(Past::None),
+            History::Since(since_ms) => since_ms,
+        };
+        if since_ms > now_ms() {
+            return Err(SyncError::HistoryInFuture);
+        }
+        let verified = self.verified.lock().await;
+        let mut first = None;
+        for epoch in verified.state.epochs() {
+            let line = self.replica.view().log_line(epoch.seq)?;
+            if line.is_some_and(|line| line.created_ms <= since_ms) {
+                first = Some(epoch.start.epoch);
+            }
+        }
+        first.map(Past::Since).ok_or(SyncError::HistoryBeforeFolder)
     }
 }
 

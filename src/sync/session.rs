@@ -155,6 +155,12 @@ impl Session {
         folders
     }
 
+    /// The folders that are not complete yet, though the user is a member: see [`SyncError::AwaitingState`].
+    pub fn waiting(&self) -> Vec<Arc<Folder>> {
+        let folders = self.inner.folders.read();
+        folders.values().filter(|folder| folder.role().is_some() && !folder.is_ready()).map(Arc::clone).collect()
+    }
+
     /// The folder with this name or id.
     ///
     /// # Errors
@@ -183,8 +189,11 @@ impl Session {
             inner.discover().await?;
             let folders: Vec<_> = inner.folders.read().values().map(Arc::clone).collect();
             for folder in folders {
-                folder.catch_up().await?;
-                inner.note_name(&folder);
+                match folder.catch_up().await {
+                    // It is there as soon as somebody hands its state over; the others need not wait for that.
+                    Ok(()) | Err(SyncError::AwaitingState) => inner.note_name(&folder),
+                    Err(error) => return Err(error),
+                }
             }
             Ok(())
         })
@@ -280,7 +289,8 @@ impl Inner {
         let follower = runtime.spawn(Arc::clone(&folder).run_follower());
         let uploader = runtime.spawn(Uploader::new(Arc::clone(&folder), commands).run());
         let steward = runtime.spawn(Arc::clone(&folder).run_steward());
-        folder.tasks.lock().extend([follower, uploader, steward].map(|task| task.abort_handle()));
+        let auditor = runtime.spawn(Arc::clone(&folder).run_auditor());
+        folder.tasks.lock().extend([follower, uploader, steward, auditor].map(|task| task.abort_handle()));
         Ok(folder)
     }
 
@@ -413,6 +423,8 @@ fn begin(
     }
     match take_in(folder, &mut verified, std::slice::from_ref(entry))? {
         Taken::All => Ok(()),
-        Taken::NeedsKeys(_) | Taken::Caught(..) => Err(SyncError::Damaged("the creation of the folder".to_owned())),
+        Taken::NeedsKeys(_) | Taken::NeedsState(_) | Taken::Caught(..) => {
+            Err(SyncError::Damaged("the creation of the folder".to_owned()))
+        }
     }
 }

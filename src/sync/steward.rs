@@ -19,6 +19,12 @@ use crate::sys::random;
 const TURN: Duration = Duration::from_millis(1500);
 /// Clocks differ by that much: those who come in the same turn do not come at the same moment.
 const JITTER_MS: u64 = 300;
+/// How long who has added a member without history has for handing over the folder's state.
+const HAND_OVER_AFTER: Duration = Duration::from_secs(3);
+/// Between the turns of two admins there, and as much more for each thousand files: making and sending their state.
+const HAND_OVER_TURN: Duration = Duration::from_secs(4);
+/// See [`HAND_OVER_TURN`].
+const HAND_OVER_TURN_FILES: u64 = 1000;
 /// An epoch is not used for longer: what a key that leaked unnoticed opens is bounded.
 const EPOCH_AGE_MS: i64 = 90 * 24 * 3_600_000;
 /// How often it is looked although nothing was heard.
@@ -30,13 +36,17 @@ impl Folder {
         let mut backoff = Backoff::default();
         loop {
             let pause = match self.duty().await {
-                Ok((change, turn)) => {
+                Ok((duty, turn)) => {
                     tokio::time::sleep(turn).await;
                     // Somebody whose turn was before has done it, or it has become another.
-                    if !self.duty().await.is_ok_and(|(now, _)| now.subject() == change.subject()) {
+                    if !self.duty().await.is_ok_and(|(now, _)| now.subject() == duty.subject()) {
                         continue;
                     }
-                    match self.change_membership(change).await {
+                    let done = match duty {
+                        Duty::Change(change) => self.change_membership(change).await,
+                        Duty::HandOver { epoch } => self.hand_over(epoch).await,
+                    };
+                    match done {
                         Ok(()) => {
                             backoff.reset();
                             continue;
@@ -55,7 +65,7 @@ impl Folder {
     }
 
     /// What is to be done, and how long others go first; or when to look again.
-    async fn duty(&self) -> Result<(Change, Duration), Duration> {
+    async fn duty(&self) -> Result<(Duty, Duration), Duration> {
         let verified = self.verified.lock().await;
         if self.frozen().is_some() || !self.role().is_some_and(|role| role.administers()) {
             return Err(LOOK);
@@ -63,19 +73,32 @@ impl Folder {
         let now = now_ms();
         let began = verified.state.epochs().last().map_or(0, |epoch| epoch.seq);
         let began_ms = self.replica.view().log_line(began).ok().flatten().map_or(now, |line| line.created_ms);
-        due(&verified, now, began_ms).map(|change| (change, self.turn(&verified)))
+        let due = due(&verified, now, began_ms);
+        if let (Err(_), Some(epoch)) = (&due, self.checkpoint_due(&verified)) {
+            // Whoever added the member is at it, or has gone.
+            let thousands = u32::try_from(self.replica.view().usage().1 / HAND_OVER_TURN_FILES).unwrap_or(u32::MAX);
+            let turn = HAND_OVER_TURN + Duration::from_secs(1) * thousands;
+            return Ok((Duty::HandOver { epoch }, HAND_OVER_AFTER + turn * self.rank(&verified)));
+        }
+        due.map(|change| (Duty::Change(change), self.turn(&verified)))
     }
 
     fn turn(&self, verified: &Verified) -> Duration {
         let members = verified.state.members().iter();
         let admins: Vec<&AccountId> =
             members.filter(|(_, member)| member.role.administers()).map(|(account, _)| account).collect();
-        let rank = admins.iter().position(|account| **account == self.me).unwrap_or(0);
         let jitter = match admins.len() {
             0 | 1 => 0,
             _ => u64::from_le_bytes(random::array()) % JITTER_MS,
         };
-        TURN * u32::try_from(rank).unwrap_or(u32::MAX) + Duration::from_millis(jitter)
+        TURN * self.rank(verified) + Duration::from_millis(jitter)
+    }
+
+    /// How many of those who administer come before the user.
+    fn rank(&self, verified: &Verified) -> u32 {
+        let members = verified.state.members().iter();
+        let before = members.filter(|(account, member)| member.role.administers() && **account < self.me).count();
+        u32::try_from(before).unwrap_or(u32::MAX)
     }
 
     /// Waits for the result of what the user asked for.
@@ -102,13 +125,33 @@ fn due(verified: &Verified, now_ms: i64, began_ms: i64) -> Result<Change, Durati
     Err(LOOK.min(Duration::from_millis(wait_ms.unsigned_abs())))
 }
 
-impl Change {
+/// What is to be done.
+enum Duty {
+    Change(Change),
+    /// A member waits for the state at the beginning of this epoch.
+    HandOver {
+        epoch: u32,
+    },
+}
+
+impl Duty {
     /// Tells two duties apart.
-    fn subject(&self) -> (Option<AccountId>, u32) {
+    fn subject(&self) -> (u8, Option<AccountId>, u32) {
         match self {
-            Self::Expire { account } | Self::Remove { account } | Self::SetRole { account, .. } => (Some(*account), 0),
-            Self::Add { newcomer, .. } => (Some(newcomer.id()), 0),
-            Self::Rotate { after } => (None, *after),
+            Self::Change(change) => change.subject(),
+            Self::HandOver { epoch } => (1, None, *epoch),
+        }
+    }
+}
+
+impl Change {
+    fn subject(&self) -> (u8, Option<AccountId>, u32) {
+        match self {
+            Self::Expire { account } | Self::Remove { account } | Self::SetRole { account, .. } => {
+                (0, Some(*account), 0)
+            }
+            Self::Add { newcomer, .. } => (0, Some(newcomer.id()), 0),
+            Self::Rotate { after } => (0, None, *after),
         }
     }
 }
@@ -160,7 +203,7 @@ mod tests {
         let mut state = FolderState::new(db_id(&entry));
         state.advance(&entry, &One(log.clone()), &One(log.clone())).unwrap();
         assert_eq!(state.members()[&log.id()].role, Role::Owner);
-        let verified = Verified { state, ring: KeyRing::default(), searched: None };
+        let verified = Verified { state, ring: KeyRing::default(), searched: None, origin: None };
         assert!(matches!(due(&verified, 5 * DAY_MS, 0), Err(pause) if pause == LOOK));
         assert!(matches!(due(&verified, 90 * DAY_MS - 1, 0), Err(pause) if pause <= Duration::from_millis(1)));
         assert!(matches!(due(&verified, 90 * DAY_MS, 0), Ok(Change::Rotate { after: 0 })));

@@ -17,7 +17,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::append::{Outcome, seal, send};
 use super::backoff::Backoff;
 use super::event::Event;
-use super::member::Command;
+use super::member::{Command, Work};
 use super::{Folder, SyncError};
 use crate::format::limits::BATCH_MAX_OPS;
 use crate::format::{BlobId, BlobRef, OpKind, Role};
@@ -327,7 +327,10 @@ impl Uploader {
                     Outcome::Again | Outcome::Missing(_) => {}
                 }
             }
-            let result = folder.make_change(&command.change).await;
+            let result = match &command.work {
+                Work::Change(change) => folder.make_change(change).await,
+                Work::Checkpoint(prepared) => folder.post_checkpoint(prepared).await,
+            };
             // Who asked may have stopped waiting.
             let _ = command.done.send(result);
             Outcome::Again

@@ -8,12 +8,14 @@ use super::activity;
 use super::event::{Event, Hub};
 use super::present::Present;
 use super::{Folder, SyncError};
-use crate::format::{AccountId, ChainHash, DeviceId, Head, Membership, MembershipChange, SignedEntry};
+use crate::format::{AccountId, ChainHash, DeviceId, Envelope, Head, Membership, MembershipChange, SignedEntry};
 use crate::keyring::AccountLogs;
 use crate::keyring::{
     Advanced, AuthorState, ChainHistory, FolderState, KeyRing, KeyRingError, Misbehaviour, Verdict, open_batch,
 };
-use crate::replica::{Activity, Confirmed, Happening, MemberInfo, Replica, Standing};
+use crate::replica::{
+    Activity, CheckpointRow, CheckpointVerdict, Confirmed, Happening, MemberInfo, Origin, Replica, Standing,
+};
 
 /// Operations that one transaction applies at most, unless one entry alone has more. A longer one would keep readers
 /// of the mounted view waiting.
@@ -29,6 +31,8 @@ pub(super) struct Verified {
     /// Of the epochs up to this one, those that the ring lacks are not this member's: the log was searched for boxes
     /// beyond them. What was written under them is passed over.
     pub searched: Option<u32>,
+    /// Where this member's history begins; `None`: at the beginning.
+    pub origin: Option<Origin>,
 }
 
 /// How far taking in came.
@@ -38,6 +42,9 @@ pub(super) enum Taken {
     All,
     /// The entry at this index of the given ones, or a later one, brings a key that this client must fetch first.
     NeedsKeys(usize),
+    /// The entry at this index comes after the point where this member's history begins, and the state at that point is
+    /// not here yet.
+    NeedsState(usize),
     /// The entry at this index proves that the server misbehaves. Those before it are applied.
     Caught(usize, Misbehaviour),
 }
@@ -59,12 +66,18 @@ impl Verified {
                 authors.map(|(device, counter, previous)| (device, AuthorState { counter, previous })).collect();
             FolderState::from_bytes(&replica.standing().state, mark, authors).map_err(|_| damaged("folder state"))?
         };
-        Ok(Self { state, ring, searched: None })
+        Ok(Self { state, ring, searched: None, origin: replica.origin()? })
     }
 
     /// The epoch's key may still be found in the log.
     fn may_open(&self, epoch: u32) -> bool {
         self.searched.is_none_or(|searched| epoch > searched)
+    }
+
+    /// Position from which on the past exists for an entry of the current epoch: see [`crate::keg::Context::horizon`].
+    pub fn horizon(&self, envelope: &Envelope) -> u64 {
+        // Logs of suite 1 have been applied without it.
+        if envelope.suite < 2 { 0 } else { self.state.epochs().last().map_or(0, |epoch| epoch.seq) }
     }
 
     /// Drops what was verified but not applied.
@@ -103,7 +116,7 @@ pub(super) fn brings_key(
 ) -> bool {
     let member_after = match &body.change {
         MembershipChange::Create => author == me,
-        MembershipChange::Add { account, .. } if account == me => true,
+        MembershipChange::Add { account, .. } | MembershipChange::AddSince { account, .. } if account == me => true,
         MembershipChange::Remove { account } if account == me => false,
         _ => state.members().contains_key(me),
     };
@@ -113,6 +126,7 @@ pub(super) fn brings_key(
         (None, MembershipChange::Add { account, grant: Some(grant), .. }) => {
             account == me && ring.epoch(grant.epoch).is_err()
         }
+        (None, MembershipChange::AddSince { account, grant, .. }) => account == me && ring.epoch(grant.epoch).is_err(),
         _ => false,
     }
 }
@@ -144,6 +158,7 @@ pub(super) fn take_in(folder: &Folder, verified: &mut Verified, entries: &[Signe
         hub: &folder.hub,
         group: Vec::new(),
         heads: Vec::new(),
+        checkpoints: Vec::new(),
         ops: 0,
         standing: false,
     };
@@ -163,6 +178,7 @@ struct Intake<'a> {
     hub: &'a Arc<Hub>,
     group: Vec<Confirmed>,
     heads: Vec<Head>,
+    checkpoints: Vec<CheckpointRow>,
     ops: usize,
     standing: bool,
 }
@@ -175,6 +191,9 @@ impl Intake<'_> {
                 Ok(advanced) => advanced,
                 Err(misbehaviour) => return Ok(Taken::Caught(index, misbehaviour)),
             };
+            if verified.origin.is_some_and(|origin| !origin.complete && advanced.seq > origin.seq) {
+                return Ok(Taken::NeedsState(index));
+            }
             let me = &self.folder.me;
             let needs_keys = match &advanced.verdict {
                 Verdict::Batch => {
@@ -186,7 +205,7 @@ impl Intake<'_> {
                     verified.may_open(epoch)
                         && brings_key(&advanced.envelope.author, body, &verified.state, me, &verified.ring)
                 }
-                Verdict::Ignored(_) => false,
+                Verdict::Checkpoint(_) | Verdict::Ignored(_) => false,
             };
             if needs_keys {
                 return Ok(Taken::NeedsKeys(index));
@@ -227,6 +246,19 @@ impl Intake<'_> {
                 }
             },
             Verdict::Membership(_) => None,
+            Verdict::Checkpoint(body) => {
+                if let Some(sealed) = &body.state {
+                    self.checkpoints.push(CheckpointRow {
+                        seq: advanced.seq,
+                        epoch: body.epoch,
+                        account: advanced.envelope.author,
+                        own: advanced.envelope.device == self.folder.device,
+                        sealed: sealed.clone(),
+                        verdict: CheckpointVerdict::Open,
+                    });
+                }
+                None
+            }
             Verdict::Ignored(reason) => {
                 ignored(reason.to_string());
                 None
@@ -236,7 +268,9 @@ impl Intake<'_> {
         self.ops += batch.as_ref().map_or(0, |batch| batch.ops.len());
         self.standing |= advanced.standing_changed;
         self.heads.push(head);
-        self.group.push(Confirmed { head, hash: advanced.hash, envelope: advanced.envelope, batch, label, activity });
+        let horizon = verified.horizon(&advanced.envelope);
+        let (hash, envelope) = (advanced.hash, advanced.envelope);
+        self.group.push(Confirmed { head, hash, envelope, batch, horizon, label, activity });
     }
 
     fn apply(&mut self, verified: &Verified) -> Result<(), SyncError> {
@@ -245,7 +279,15 @@ impl Intake<'_> {
         }
         let standing = std::mem::take(&mut self.standing).then(|| verified.standing(&self.folder.me));
         let present = standing.is_some().then(|| Present::of(&verified.state, &self.folder.me));
+        for row in &self.checkpoints {
+            // Before the mark passes it; once more after a crash changes nothing.
+            self.folder.replica.note_checkpoint(row)?;
+        }
         self.folder.replica.apply(&self.group, standing)?;
+        if !std::mem::take(&mut self.checkpoints).is_empty() {
+            self.folder.audits.notify_one();
+            self.folder.duties.notify_one();
+        }
         if let Some(present) = present {
             self.folder.note_standing(present);
         }

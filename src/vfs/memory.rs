@@ -161,7 +161,7 @@ impl MemoryFolder {
     fn apply(&self, device: DeviceId, label: &str, op: &Op) {
         let mut tree = self.tree.write();
         tree.head += 1;
-        let context = Context { seq: tree.head, device, label: label.to_owned() };
+        let context = Context { seq: tree.head, device, label: label.to_owned(), horizon: 0 };
         sure(keg::apply(&mut tree.store, &context, op));
         if let OpKind::Create { keg, .. } = &op.kind
             && let Some(node) = sure(tree.store.node(keg))

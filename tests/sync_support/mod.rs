@@ -4,6 +4,8 @@
 //! a blob, the blob spooled, the operations queued.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod hoard;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -136,6 +138,11 @@ impl Person {
         }
     }
 
+    /// What this person's keystore holds.
+    pub fn identity(&self) -> &[u8] {
+        &self.identity
+    }
+
     pub fn session(&self) -> &Arc<Session> {
         self.session.as_ref().unwrap()
     }
@@ -238,10 +245,16 @@ pub fn names(folder: &Folder) -> Vec<String> {
 
 /// The content of a file, fetched where it is not stored here.
 pub fn read(folder: &Folder, name: &str) -> Option<Vec<u8>> {
+    let ino = folder.replica.view().lookup(ROOT_INO, name.as_bytes()).unwrap()?.ino;
+    Some(read_ino(folder, ino))
+}
+
+/// The same by inode number.
+pub fn read_ino(folder: &Folder, ino: u64) -> Vec<u8> {
     let (extents, size) = {
         let view = folder.replica.view();
-        let node = view.lookup(ROOT_INO, name.as_bytes()).unwrap()?;
-        (view.extents(node.ino, 0, node.size.max(1)).unwrap(), node.size)
+        let size = view.node(ino).unwrap().unwrap().size;
+        (view.extents(ino, 0, size.max(1)).unwrap(), size)
     };
     let mut bytes = vec![0; size as usize];
     for extent in extents {
@@ -258,7 +271,7 @@ pub fn read(folder: &Folder, name: &str) -> Option<Vec<u8>> {
         let (from, to) = (extent.offset as usize, extent.end() as usize);
         bytes[from..to].copy_from_slice(&plain[skip..skip + extent.len as usize]);
     }
-    Some(bytes)
+    bytes
 }
 
 /// Every name of the root directory with its content.

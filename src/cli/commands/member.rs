@@ -2,7 +2,7 @@
 
 use super::super::args::{GuestRight, MemberRole, RoleArgs};
 use super::super::backend::Backend;
-use super::super::control::{Request, Response};
+use super::super::control::{HistoryWanted, Request, Response};
 use super::super::expiry;
 use super::super::failure::{Code, Failure};
 use super::super::output::{self, Output};
@@ -15,11 +15,13 @@ pub fn add(
     folder: String,
     account: String,
     role: &RoleArgs,
+    history: Option<&str>,
     backend: &mut Backend<'_>,
     output: Output,
 ) -> Result<(), Failure> {
+    let history = history_wanted(history, role.role)?;
     let (role, expires_ms) = wanted(role)?;
-    match backend.ask(Request::MemberAdd { folder, account, role, expires_ms }, &mut |_| {})? {
+    match backend.ask(Request::MemberAdd { folder, account, role, expires_ms, history }, &mut |_| {})? {
         Response::MemberAdded(member) => {
             output.show(&member, &format!("added {} as {}\n", output::harmless(&member.name), output::role(&member)))
         }
@@ -62,6 +64,29 @@ pub fn list(folder: String, backend: &mut Backend<'_>, output: Output) -> Result
     match backend.ask(Request::MemberList { folder }, &mut |_| {})? {
         Response::Members(members) => output.show(&members, &output::members(&members)),
         other => Err(unexpected(&other)),
+    }
+}
+
+/// What `--history` says, if the role can have it.
+fn history_wanted(history: Option<&str>, role: MemberRole) -> Result<HistoryWanted, Failure> {
+    let usage = |message: &str| Err(Failure::new(Code::Usage, message));
+    let wanted = match history {
+        None if role == MemberRole::Guest => HistoryWanted::None,
+        None | Some("full") => HistoryWanted::Full,
+        Some("none") => HistoryWanted::None,
+        Some(other) => match other.strip_prefix("since=") {
+            Some(when) => HistoryWanted::SinceMs(expiry::parse_past(when)?),
+            None => return usage("--history takes full, none, or since=DATE, for example since=2026-11-20"),
+        },
+    };
+    match (role, wanted) {
+        (MemberRole::Guest, HistoryWanted::Full | HistoryWanted::SinceMs(_)) => {
+            usage("guests get nothing of the history; leave --history away, or give --role viewer or editor")
+        }
+        (MemberRole::Owner | MemberRole::Admin, HistoryWanted::None | HistoryWanted::SinceMs(_)) => {
+            usage("admins and owners hold the whole history; leave --history away, or give --role viewer or editor")
+        }
+        _ => Ok(wanted),
     }
 }
 

@@ -33,8 +33,8 @@ pub fn run(command: Command, profile: &Profile, global: &Global, output: Output)
             folder::transfer(folder, member, step_down, &mut backend, output)
         }
         Command::Rotate { folder } => folder::rotate(folder, &mut backend, output),
-        Command::Member(MemberCommand::Add { folder, account, role }) => {
-            member::add(folder, account, &role, &mut backend, output)
+        Command::Member(MemberCommand::Add { folder, account, role, history }) => {
+            member::add(folder, account, &role, history.as_deref(), &mut backend, output)
         }
         Command::Member(MemberCommand::Remove { folder, member }) => {
             member::remove(folder, member, &mut backend, output)

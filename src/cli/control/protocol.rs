@@ -63,6 +63,8 @@ pub enum Request {
         role: String,
         /// Guests: end of membership, milliseconds since 1970 UTC.
         expires_ms: Option<i64>,
+        /// How much of the folder's past the member gets; guests get none.
+        history: HistoryWanted,
     },
     /// Remove a member.
     MemberRemove {
@@ -357,6 +359,18 @@ pub struct FolderInfo {
     pub members: u64,
 }
 
+/// How much of a folder's past a new member gets to see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HistoryWanted {
+    /// All of it.
+    Full,
+    /// Nothing.
+    None,
+    /// From this moment on, milliseconds since 1970 UTC.
+    SinceMs(i64),
+}
+
 /// A member of a folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberInfo {
@@ -386,7 +400,13 @@ mod tests {
             Request::Status,
             Request::Mount { folder: None, dir: "/m".into(), settings: MountSettings::default() },
             Request::Unmount { dir: "/m m".into(), force: true, wait_ms: 5 },
-            Request::MemberAdd { folder: "a".into(), account: "b".into(), role: "editor".into(), expires_ms: None },
+            Request::MemberAdd {
+                folder: "a".into(),
+                account: "b".into(),
+                role: "editor".into(),
+                expires_ms: None,
+                history: HistoryWanted::SinceMs(5),
+            },
         ];
         for request in requests {
             let line = serde_json::to_string(&request).unwrap();

@@ -11,6 +11,7 @@ mod from_now;
 mod histories;
 mod members;
 mod roles;
+mod since;
 mod vectors;
 
 use std::collections::BTreeMap;

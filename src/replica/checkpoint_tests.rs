@@ -1,0 +1,280 @@
+//! A replica that begins with a checkpoint shows what one shows that has read the whole log, whatever comes later and
+//! whatever that was made against; and no checkpoint passes that says something else.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::model_tests::{Any, operation};
+use super::test_support::*;
+use super::*;
+use crate::format::*;
+use crate::keg::Node;
+
+const CAROL: DeviceId = DeviceId([0xc; 32]);
+
+/// `(device, operations with the age of their base, begins an epoch)`.
+type Entry = (u8, Vec<(Any, u8)>, bool);
+
+/// A log of entries by three devices, in which the epoch changes now and then; and the positions where it does.
+fn log(entries: &[Entry]) -> (Vec<Confirmed>, Vec<u64>) {
+    let (mut fresh, mut counters, mut log, mut starts) = (0, [0; 3], Vec::new(), vec![0]);
+    for ((device, anys, begins), seq) in entries.iter().zip(1u64..) {
+        let index = usize::from(device % 3);
+        let device = [ALICE, BOB, CAROL][index];
+        counters[index] += 1;
+        let mut ops = Vec::new();
+        for (any, age) in anys.iter().filter(|_| !begins) {
+            let known = fresh;
+            let mut kind = operation(any, &mut fresh, known);
+            if any.0 % 11 == 10 {
+                // Brings back what was removed, or would like to.
+                let (id, kind_of) = (keg(u32::from(any.1[0]) % known.max(1) + 1), any.1[1] % 2);
+                kind = OpKind::Revive {
+                    keg: id,
+                    parent: KegId::ROOT,
+                    name: vec![b'a' + any.2[0] % 4],
+                    kind: [NodeKind::File, NodeKind::Directory][usize::from(kind_of)],
+                    mode: 0o600,
+                    uid: 3,
+                    gid: 4,
+                    rdev: 0,
+                    target: vec![],
+                    btime_ns: 5,
+                };
+            }
+            let op = Op { base: (seq - 1).saturating_sub(u64::from(*age)), at_ns: AT + seq as i64, kind };
+            ops.extend(op.check().is_ok().then_some(op));
+        }
+        if seq == 2 {
+            ops.push(op(1, OpKind::FolderName { name: "acme".to_owned() }));
+        }
+        let horizon = *starts.last().unwrap();
+        if *begins {
+            starts.push(seq);
+        }
+        let batch = (!begins).then_some(ops);
+        log.push(Confirmed { horizon, ..confirmed(seq, device, counters[index], batch) });
+    }
+    (log, starts)
+}
+
+/// Everything that is shown: by path, attributes, extended attributes, content and id.
+type Shown = BTreeMap<Vec<u8>, (Node, Vec<Xattr>, Vec<Extent>)>;
+
+fn shown(replica: &Replica) -> (Shown, Option<String>, (u64, u64)) {
+    fn walk(view: &View<'_>, ino: u64, path: &[u8], into: &mut Shown) {
+        let node = view.node(ino).unwrap().unwrap();
+        let xattrs = view.xattrs(ino).unwrap();
+        let extents = view.extents(ino, 0, u64::MAX >> 1).unwrap();
+        into.insert(path.to_vec(), (Node { ino: 0, ..node }, xattrs, extents));
+        for entry in view.readdir(ino, 0, usize::MAX).unwrap() {
+            assert_eq!(view.lookup(ino, &entry.name).unwrap().map(|node| node.ino), Some(entry.ino));
+            walk(view, entry.ino, &[path, b"/", &entry.name].concat(), into);
+        }
+    }
+    let (view, mut all) = (replica.view(), Shown::new());
+    walk(&view, 1, b"", &mut all);
+    (all, view.folder_name(), view.usage())
+}
+
+fn records(replica: &Replica, seq: u64) -> Vec<Record> {
+    let mut records = Vec::new();
+    let keep = |record| {
+        records.push(record);
+        Ok::<_, ReplicaError>(())
+    };
+    replica.export(seq, keep).unwrap();
+    records
+}
+
+fn compared(replica: &Replica, seq: u64, records: &[Record]) -> Compared {
+    let mut comparison = Comparison::new(replica, seq);
+    records.iter().for_each(|record| comparison.record(record).unwrap());
+    comparison.finish().unwrap()
+}
+
+/// A replica that knows the log to `seq` without having opened anything, and then takes in `records`.
+fn newcomer(
+    dir: &std::path::Path,
+    log: &[Confirmed],
+    seq: u64,
+    records: Vec<Record>,
+) -> Result<Arc<Replica>, ReplicaError> {
+    let replica = open(dir);
+    let passed: Vec<_> = log[..seq as usize].iter().map(|entry| Confirmed { batch: None, ..entry.clone() }).collect();
+    replica.apply(&passed, None).unwrap();
+    replica.set_origin(Some((1, seq))).unwrap();
+    let mut import = replica.import(seq)?;
+    records.into_iter().try_for_each(|record| import.record(record))?;
+    import.finish()?;
+    Ok(replica)
+}
+
+fn entry() -> impl Strategy<Value = Entry> {
+    (any::<u8>(), prop::collection::vec((any::<Any>(), 0u8..12), 1..5), prop::bool::weighted(0.15))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, max_shrink_iters: 3000, ..ProptestConfig::default() })]
+
+    /// The law that makes checkpoints possible. Later operations may be made against anything from before.
+    #[test]
+    fn beginning_with_a_checkpoint_shows_what_the_whole_log_shows(entries in prop::collection::vec(entry(), 4..40)) {
+        let (log, starts) = log(&entries);
+        let (full_dir, new_dir) = (tempdir(), tempdir());
+        let full = open(full_dir.path());
+        full.apply(&log, None).unwrap();
+        // Any beginning of an epoch will do, exported when all of the log is known.
+        let at = starts[entries.len() % starts.len()];
+        if at > 0 {
+            let records = records(&full, at);
+            prop_assert_eq!(compared(&full, at, &records), Compared::Same(vec![]));
+            let new = newcomer(new_dir.path(), &log, at, records.clone()).unwrap();
+            for entry in &log[at as usize..] {
+                new.apply(std::slice::from_ref(entry), None).unwrap();
+            }
+            prop_assert_eq!(shown(&new), shown(&full));
+            // What the newcomer hands on of the same and of later moments is the same.
+            prop_assert_eq!(compared(&new, at, &records), Compared::Same(vec![]));
+            let head = log.len() as u64;
+            prop_assert_eq!(compared(&new, head, &self::records(&full, head)), Compared::Same(vec![]));
+            // Nothing of the time before is to be seen.
+            for node in shown(&new).0.into_values().map(|(node, ..)| node) {
+                let view = new.view();
+                let ino = view.ino_of(&node.keg).unwrap().unwrap();
+                prop_assert!(view.versions(ino).unwrap().iter().filter(|version| version.stamp.seq <= at).count() <= 1);
+                prop_assert_eq!(view.content_at(ino, at - 1).unwrap(), None);
+            }
+            new.close().unwrap();
+            let again = open(new_dir.path());
+            prop_assert_eq!(shown(&again), shown(&full));
+            prop_assert_eq!(again.origin().unwrap(), Some(Origin { epoch: 1, seq: at, complete: true }));
+        }
+    }
+}
+
+/// A folder with something of everything, and its log.
+fn sample() -> (tempfile::TempDir, Arc<Replica>, Vec<Confirmed>) {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    let directory = create(keg(9), KegId::ROOT, b"d", NodeKind::Directory);
+    let link = OpKind::Link { keg: keg(1), parent: keg(9), name: b"l".to_vec() };
+    let xattr = OpKind::SetXattr { keg: keg(1), name: b"user.x".to_vec(), value: b"v".to_vec() };
+    let log = vec![
+        confirmed(1, ALICE, 1, Some(vec![op(0, OpKind::FolderName { name: "acme".to_owned() }), op(0, directory)])),
+        confirmed(2, ALICE, 2, Some(vec![op(1, file(keg(1), "f")), op(1, content(keg(1), vec![extent(0, 9, 1)], 5))])),
+        confirmed(3, ALICE, 3, Some(vec![op(2, link), op(2, xattr), op(2, file(keg(2), "gone"))])),
+        confirmed(4, BOB, 1, Some(vec![op(2, content(keg(1), vec![extent(0, 7, 2)], 6))])),
+        confirmed(
+            5,
+            ALICE,
+            4,
+            Some(vec![op(3, content(keg(1), vec![extent(0, 5, 3)], 7)), op(3, unlink(keg(2), "gone"))]),
+        ),
+    ];
+    replica.apply(&log, None).unwrap();
+    (dir, replica, log)
+}
+
+#[test]
+fn every_change_of_a_checkpoint_is_found() {
+    let (_dir, replica, _) = sample();
+    let good = records(&replica, 5);
+    assert_eq!(compared(&replica, 5, &good), Compared::Same(vec![]));
+    let kinds: std::collections::BTreeSet<u8> = good.iter().map(|record| encode(record)[1]).collect();
+    assert_eq!(kinds.len(), 9, "the sample has every kind of record");
+    let mut tried = 0;
+    for (index, record) in good.iter().enumerate() {
+        let mut without = good.clone();
+        without.remove(index);
+        let mut twice = good.clone();
+        twice.push(record.clone());
+        for bad in [without, twice] {
+            if !matches!(record, Record::Devices { .. }) {
+                assert!(matches!(compared(&replica, 5, &bad), Compared::Different(_)), "{record:?}");
+            }
+        }
+        // Every byte, where the result is a record at all.
+        let bytes = encode(record);
+        for at in 0..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1;
+            let Ok(changed) = Record::decode(&flipped) else { continue };
+            let mut bad = good.clone();
+            bad[index] = changed.clone();
+            tried += 1;
+            match compared(&replica, 5, &bad) {
+                Compared::Different(_) => {}
+                // Another place of the bytes: they are compared.
+                Compared::Same(pairs) => assert!(
+                    matches!(changed, Record::Extents { .. }) && !pairs.is_empty(),
+                    "{changed:?} passes for {record:?}"
+                ),
+            }
+        }
+    }
+    assert!(tried > 400, "{tried}");
+}
+
+#[test]
+fn what_is_no_tree_is_not_taken_in_and_leaves_nothing() {
+    let (_dir, replica, log) = sample();
+    let good = records(&replica, 5);
+    let node = |number: u32, nlink: u32| Record::Node {
+        keg: keg(number),
+        kind: NodeKind::Directory,
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        nlink,
+        size: 0,
+        atime_ns: 0,
+        mtime_ns: 0,
+        ctime_ns: 0,
+        btime_ns: 0,
+        target: vec![],
+        content: WrittenStamp { seq: 1, device: 0 },
+    };
+    let name = |parent: KegId, name: &str, child: KegId, seq: u64| Record::Name {
+        parent,
+        name: name.as_bytes().to_vec(),
+        keg: child,
+        wanted: None,
+        placed: WrittenStamp { seq, device: 0 },
+    };
+    let bad: &[(&str, Vec<Record>)] = &[
+        ("a cycle", vec![node(20, 3), node(21, 3), name(keg(20), "x", keg(21), 1), name(keg(21), "y", keg(20), 1)]),
+        ("no name", vec![node(20, 2)]),
+        ("a wrong count", vec![node(20, 5), name(KegId::ROOT, "x", keg(20), 1)]),
+        ("a second name of a directory", vec![name(KegId::ROOT, "x", keg(9), 1)]),
+        ("a name of the root", vec![name(keg(9), "x", KegId::ROOT, 1)]),
+        ("a name in a file", vec![name(keg(1), "x", keg(1), 1)]),
+        ("a name twice", vec![name(KegId::ROOT, "f", keg(1), 1)]),
+        ("a name from later", vec![name(KegId::ROOT, "x", keg(1), 6)]),
+        ("a name of nothing", vec![name(KegId::ROOT, "x", keg(77), 1)]),
+        ("a name of what is gone", vec![name(KegId::ROOT, "x", keg(2), 1)]),
+        ("the root gone", vec![Record::Removed { kegs: vec![KegId::ROOT] }]),
+        ("the same id twice", vec![Record::Removed { kegs: vec![keg(1)] }]),
+        ("content beyond the end", vec![Record::Extents { keg: keg(1), extents: vec![extent(5, 9, 1)] }]),
+        ("content over content", vec![Record::Extents { keg: keg(1), extents: vec![extent(1, 1, 1)] }]),
+        ("content of a directory", vec![Record::Extents { keg: keg(9), extents: vec![extent(0, 1, 1)] }]),
+    ];
+    for (what, more) in bad {
+        let dir = tempdir();
+        let all = [good.clone(), more.clone()].concat();
+        let error = newcomer(dir.path(), &log, 5, all).err();
+        assert!(matches!(error, Some(ReplicaError::BadCheckpoint(_))), "{what}: {error:?}");
+        // The right one can follow.
+        let new = open(dir.path());
+        assert_eq!((names(&new), new.view().folder_name()), (vec![], None), "{what}");
+        let mut import = new.import(5).unwrap();
+        good.iter().for_each(|record| import.record(record.clone()).unwrap());
+        import.finish().unwrap();
+        assert_eq!(shown(&new), shown(&replica));
+        assert!(new.import(5).is_err(), "only once");
+    }
+}

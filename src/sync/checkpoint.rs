@@ -1,0 +1,262 @@
+//! Making checkpoints: what a member with full history does for one who has nothing from before.
+//!
+//! The state at the beginning of the epoch is exported, sealed piece by piece and uploaded; an entry under the maker's
+//! signature says where it is. Extents that are not their whole chunk are sealed anew first: their chunk's key would open
+//! what was overwritten (or cut off) before. So the receiver's extents are not everybody's, but hold the same bytes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use zeroize::Zeroizing;
+
+use super::reach::Packer;
+use super::verify::{Chains, Verified};
+use super::{Folder, SyncError};
+use crate::api::ErrorCode;
+use crate::crypto::chunk;
+use crate::format::limits::CHECKPOINT_MAX_PIECES;
+use crate::format::{BlobId, BlobRef, Checkpoint, CheckpointState, Extent, KegId, Record, encode};
+use crate::keyring::{Verdict, seal_checkpoint};
+use crate::replica::CheckpointVerdict;
+
+/// Blobs that one entry adds: with the sealed state this stays below the 1 MiB that an entry may have.
+const ENTRY_BLOBS: usize = 3600;
+/// Content records that wait for a pack of chunks sealed anew.
+const WAITING: usize = 512;
+/// How often an entry is signed anew because the log has grown meanwhile.
+const ATTEMPTS: usize = 16;
+/// How often an upload is tried before the whole is begun again.
+const UPLOADS: u32 = 5;
+
+/// A checkpoint whose blobs are on the server.
+pub(super) struct Prepared {
+    epoch: u32,
+    adds: Vec<BlobRef>,
+    sealed: Vec<u8>,
+}
+
+impl Folder {
+    /// The first epoch whose beginning some member needs the state of and nobody has handed over.
+    pub(super) fn checkpoint_due(&self, verified: &Verified) -> Option<u32> {
+        let mut wanted: Vec<u32> = verified.state.members().values().filter_map(|member| member.since).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        if wanted.is_empty() {
+            return None;
+        }
+        // Unreadable is as good as none: one more does no harm.
+        let there = self.replica.checkpoints().unwrap_or_default();
+        let counts =
+            |epoch: &u32| there.iter().any(|row| row.epoch == *epoch && row.verdict != CheckpointVerdict::False);
+        wanted.into_iter().find(|epoch| !counts(epoch))
+    }
+
+    /// Makes the checkpoint of `epoch`, unless there is one.
+    pub(super) async fn hand_over(self: &Arc<Self>, epoch: u32) -> Result<(), SyncError> {
+        let _one = self.handing_over.lock().await;
+        self.catch_up().await?;
+        if self.checkpoint_due(&*self.verified.lock().await) != Some(epoch) {
+            return Ok(());
+        }
+        let this = Arc::clone(self);
+        let preparing = tokio::task::spawn_blocking(move || prepare(&this, epoch));
+        let prepared = preparing.await.map_err(|_| SyncError::Closed)??;
+        self.post(Arc::new(prepared)).await
+    }
+
+    /// Appends the entries of a checkpoint. The caller holds `authoring`, and no own entry is on its way.
+    pub(super) async fn post_checkpoint(self: &Arc<Self>, prepared: &Prepared) -> Result<(), SyncError> {
+        let mut parts: Vec<&[BlobRef]> = prepared.adds.chunks(ENTRY_BLOBS).collect();
+        let last = parts.pop().unwrap_or_default();
+        for adds in parts {
+            self.post_part(prepared, adds, false).await?;
+        }
+        self.post_part(prepared, last, true).await
+    }
+
+    async fn post_part(self: &Arc<Self>, prepared: &Prepared, adds: &[BlobRef], last: bool) -> Result<(), SyncError> {
+        let state = last.then(|| prepared.sealed.clone());
+        let body = Checkpoint { epoch: prepared.epoch, state };
+        for _ in 0..ATTEMPTS {
+            self.catch_up().await?;
+            let entry = {
+                let verified = self.verified.lock().await;
+                let entry = self.shared.author.checkpoint(&self.position(&verified)?, adds.to_vec(), &body);
+                let chains = Chains { replica: &self.replica, recent: &[] };
+                let advanced = verified.state.check(&entry, &*self.accounts, &chains);
+                match advanced.map_err(|error| SyncError::Damaged(error.to_string()))?.verdict {
+                    Verdict::Checkpoint(_) => entry,
+                    Verdict::Ignored(reason) => return Err(SyncError::Refused(reason.to_string())),
+                    Verdict::Membership(_) | Verdict::Batch => {
+                        return Err(SyncError::Damaged("a checkpoint".to_owned()));
+                    }
+                }
+            };
+            match self.remote.append(self.id(), &entry, &[]).await {
+                Ok(_) => return self.catch_up().await,
+                Err(error)
+                    if matches!(
+                        error.code(),
+                        Some(ErrorCode::StaleObserved | ErrorCode::StaleEpoch | ErrorCode::Counter)
+                    ) => {}
+                // Whether it was appended is unknown. If it was, its counter is used up, and one more does no harm.
+                Err(error) if error.is_transient() => tokio::time::sleep(Duration::from_millis(500)).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(SyncError::TimedOut("handing over the state of a busy folder"))
+    }
+}
+
+/// Exports, seals and uploads. Blocks.
+fn prepare(folder: &Arc<Folder>, epoch: u32) -> Result<Prepared, SyncError> {
+    let seq = {
+        let verified = folder.verified.blocking_lock();
+        verified.ring.epoch(epoch)?;
+        let began = verified.state.epochs().iter().find(|known| known.start.epoch == epoch);
+        began.map(|known| known.seq).ok_or_else(|| SyncError::Damaged("an epoch that is not in the log".to_owned()))?
+    };
+    let mut maker = Maker {
+        folder,
+        runtime: folder.shared.foreground.clone(),
+        plain: Zeroizing::new(Vec::with_capacity(chunk::MAX_PLAIN)),
+        state: CheckpointState { seq, records: 0, pieces: Vec::new() },
+        adds: Vec::new(),
+        pack: Packer::default(),
+        packed: Vec::new(),
+        waiting: Vec::new(),
+    };
+    folder.replica.export(seq, |record| maker.record(record))?;
+    maker.flush_waiting()?;
+    maker.flush_piece()?;
+    let verified = folder.verified.blocking_lock();
+    let sealed = seal_checkpoint(&folder.id(), verified.ring.epoch(epoch)?, &maker.state);
+    Ok(Prepared { epoch, adds: maker.adds, sealed })
+}
+
+/// A checkpoint in the making.
+struct Maker<'a> {
+    folder: &'a Arc<Folder>,
+    runtime: Handle,
+    /// The piece that is being filled.
+    plain: Zeroizing<Vec<u8>>,
+    state: CheckpointState,
+    adds: Vec<BlobRef>,
+    /// Chunks that are sealed anew.
+    pack: Packer,
+    /// Which extents of `waiting` lie in it: record and extent.
+    packed: Vec<(usize, usize)>,
+    /// Content whose records wait for the pack's id, and those after them: the order stays.
+    waiting: Vec<(KegId, Vec<Extent>)>,
+}
+
+impl Maker<'_> {
+    fn record(&mut self, record: Record) -> Result<(), SyncError> {
+        match record {
+            Record::Extents { keg, extents }
+                if !self.waiting.is_empty() || extents.iter().any(|extent| !extent.is_whole()) =>
+            {
+                self.reseal(keg, extents)
+            }
+            record => self.write(&record),
+        }
+    }
+
+    fn reseal(&mut self, keg: KegId, extents: Vec<Extent>) -> Result<(), SyncError> {
+        if self.waiting.len() >= WAITING {
+            self.flush_waiting()?;
+        }
+        self.waiting.push((keg, extents.clone()));
+        for (index, extent) in extents.iter().enumerate().filter(|(_, extent)| !extent.is_whole()) {
+            if !self.pack.fits(extent.len as usize) {
+                self.close_pack()?;
+            }
+            let bytes = self.folder.read_extent(extent)?;
+            let fresh = self.pack.add(extent.offset, &bytes)?;
+            let record = self.waiting.len() - 1;
+            self.waiting[record].1[index] = fresh;
+            self.packed.push((record, index));
+        }
+        Ok(())
+    }
+
+    /// Gives the chunks sealed anew so far their blob.
+    fn close_pack(&mut self) -> Result<(), SyncError> {
+        if let Some((blob, bytes)) = self.pack.close() {
+            for (record, index) in std::mem::take(&mut self.packed) {
+                self.waiting[record].1[index].blob = blob.id;
+            }
+            self.upload(blob, bytes)?;
+        }
+        Ok(())
+    }
+
+    fn flush_waiting(&mut self) -> Result<(), SyncError> {
+        self.close_pack()?;
+        for (keg, extents) in std::mem::take(&mut self.waiting) {
+            self.write(&Record::Extents { keg, extents })?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, record: &Record) -> Result<(), SyncError> {
+        let bytes = Zeroizing::new(encode(record));
+        if self.plain.len() + 4 + bytes.len() > chunk::MAX_PLAIN {
+            self.flush_piece()?;
+        }
+        let length = u32::try_from(bytes.len()).map_err(|_| SyncError::Damaged("a record".to_owned()))?;
+        self.plain.extend_from_slice(&length.to_be_bytes());
+        self.plain.extend_from_slice(&bytes);
+        self.state.records += 1;
+        Ok(())
+    }
+
+    fn flush_piece(&mut self) -> Result<(), SyncError> {
+        if self.plain.is_empty() {
+            return Ok(());
+        }
+        if self.state.pieces.len() >= CHECKPOINT_MAX_PIECES {
+            return Err(SyncError::Refused("the folder has more files than a checkpoint can hold".to_owned()));
+        }
+        let offset = self.state.pieces.last().map_or(0, Extent::end);
+        let mut pack = Packer::default();
+        let mut piece = pack.add(offset, &self.plain)?;
+        self.plain.clear();
+        if let Some((blob, bytes)) = pack.close() {
+            piece.blob = blob.id;
+            self.upload(blob, bytes)?;
+        }
+        self.state.pieces.push(piece);
+        Ok(())
+    }
+
+    fn upload(&mut self, blob: BlobRef, bytes: Vec<u8>) -> Result<(), SyncError> {
+        let (folder, bytes) = (Arc::clone(self.folder), Bytes::from(bytes));
+        let (done, result) = oneshot::channel();
+        self.runtime.spawn(async move {
+            let sent = put(&folder, blob.id, bytes).await;
+            // Nobody waits for it when the session has closed.
+            let _ = done.send(sent);
+        });
+        result.blocking_recv().map_err(|_| SyncError::Closed)??;
+        self.adds.push(blob);
+        Ok(())
+    }
+}
+
+async fn put(folder: &Folder, id: BlobId, bytes: Bytes) -> Result<(), SyncError> {
+    let mut attempt = 0;
+    loop {
+        match folder.remote.put_blob(folder.id(), id, bytes.clone()).await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.is_transient() && attempt < UPLOADS => {
+                attempt += 1;
+                tokio::time::sleep(Duration::from_millis(200) * 2u32.pow(attempt)).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

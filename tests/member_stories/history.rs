@@ -1,0 +1,445 @@
+//! How much of the past a new member gets: all of it, none, or from some moment on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kegfs::crypto::chunk::{ChunkKey, seal_into};
+use kegfs::crypto::verified;
+use kegfs::format::{
+    BlobId, BlobRef, Checkpoint, CheckpointState, Extent, KegId, NodeKind, OpKind, Record, Role, encode,
+};
+use kegfs::keg::ROOT_INO;
+use kegfs::keyring::{Author, FolderState, Identity, KeyRing, seal_checkpoint};
+use kegfs::remote::{Call, Fault, Remote, RemoteError};
+use kegfs::replica::{CheckpointVerdict, Happening, ReplicaError};
+use kegfs::sync::{Event, Folder, History, SyncError};
+use kegfs::sys::{clock, random};
+
+use super::sync_support::hoard::*;
+use super::sync_support::*;
+use super::{epoch, events, now_ms};
+
+fn keg_of(folder: &Folder, name: &str) -> KegId {
+    folder.replica.view().lookup(ROOT_INO, name.as_bytes()).unwrap().unwrap().keg
+}
+
+/// Overwrites a part of a file.
+fn patch(folder: &Folder, name: &str, offset: u64, bytes: &[u8]) {
+    let keg = keg_of(folder, name);
+    let size = folder.replica.view().node_of(&keg).unwrap().unwrap().size;
+    let mut extents = seal(folder, bytes);
+    extents.iter_mut().for_each(|extent| extent.offset += offset);
+    let kind = OpKind::Content { keg, truncate: None, holes: vec![], extents, size, mtime_ns: clock::unix_nanos() };
+    folder.replica.submit(kind, clock::unix_nanos()).unwrap();
+}
+
+fn remove(folder: &Folder, name: &str) {
+    let kind = OpKind::Unlink { keg: keg_of(folder, name), parent: KegId::ROOT, name: name.as_bytes().to_vec() };
+    folder.replica.submit(kind, clock::unix_nanos()).unwrap();
+}
+
+fn sync(folder: &Arc<Folder>) {
+    folder.wait_uploaded_blocking(PATIENCE).unwrap();
+}
+
+fn ring(folder: &Folder) -> KeyRing {
+    KeyRing::from_bytes(&folder.replica.load_keyring().unwrap().unwrap()).unwrap()
+}
+
+/// A folder with old versions, a removed file, an overwritten range, and everything that a tree can have.
+fn lived_in() -> Pair {
+    let pair = Pair::new();
+    for version in ["OLD-1 of the plan", "OLD-2 of the plan", "the plan as it is"] {
+        write(&pair.ours, "plan", version.as_bytes());
+        sync(&pair.ours);
+    }
+    write(&pair.ours, "secret-OLD-name", b"OLD secret that was removed");
+    let mut large: Vec<u8> = (0..300_000u32).map(|index| (index / 7) as u8).collect();
+    large[100_000..100_012].copy_from_slice(b"OLD-password");
+    write(&pair.ours, "large", &large);
+    sync(&pair.ours);
+    remove(&pair.ours, "secret-OLD-name");
+    patch(&pair.ours, "large", 99_990, &[b'.'; 40]);
+    let keg = keg_of(&pair.ours, "plan");
+    let submit = |kind| drop(pair.ours.replica.submit(kind, clock::unix_nanos()).unwrap());
+    submit(OpKind::SetXattr { keg, name: b"user.tag".to_vec(), value: b"OLD-tag".to_vec() });
+    submit(OpKind::SetXattr { keg, name: b"user.tag".to_vec(), value: b"current".to_vec() });
+    submit(OpKind::Link { keg, parent: KegId::ROOT, name: b"plan too".to_vec() });
+    submit(OpKind::SetAttr { keg, mode: Some(0o640), uid: None, gid: None, atime_ns: None, mtime_ns: Some(77) });
+    pair.settle();
+    pair
+}
+
+fn attributes(folder: &Folder, name: &str) -> (u16, i64, u32, Vec<kegfs::replica::Xattr>) {
+    let view = folder.replica.view();
+    let node = view.lookup(ROOT_INO, name.as_bytes()).unwrap().unwrap();
+    (node.mode, node.mtime_ns, node.nlink, view.xattrs(node.ino).unwrap())
+}
+
+fn add(pair: &Pair, person: &Person, history: History) -> Arc<Folder> {
+    pair.alice.session().add_member_with(&pair.ours, person.id, Role::Editor, history).unwrap();
+    person.folder("acme")
+}
+
+#[test]
+fn a_newcomer_without_history_sees_the_tree_byte_for_byte_and_opens_nothing_older() {
+    let pair = lived_in();
+    let carol = Person::join(&pair.kegd, "carol");
+    let hers = add(&pair, &carol, History::None);
+    assert_eq!(tree(&hers), tree(&pair.ours));
+    for name in names(&hers) {
+        assert_eq!(attributes(&hers, &name), attributes(&pair.ours, &name), "{name}");
+    }
+    // Everything that the server has, and carol's own keys.
+    let (db, log, blobs) = (hers.id(), log(&*pair.alice.network, hers.id()), store(pair.kegd.data()));
+    let (hers_ring, ours_ring) = (ring(&hers), ring(&pair.ours));
+    assert!((0..epoch(&hers)).all(|epoch| hers_ring.epoch(epoch).is_err()));
+    assert!(hers_ring.epoch(epoch(&hers)).unwrap().history.is_none());
+    let (_, everything) = opened(&log, db, &ours_ring, &blobs);
+    let (_, text) = opened(&log, db, &hers_ring, &blobs);
+    let in_names = |text: &str, what: &str| text.contains(&format!("{:?}", what.as_bytes()));
+    assert!(in_names(&everything, "secret-OLD-name") && in_names(&everything, "OLD-tag"), "the test can find them");
+    assert!(!in_names(&text, "secret-OLD-name") && !in_names(&text, "OLD-tag"));
+    assert!(in_names(&text, "plan") && in_names(&text, "current"));
+    let (old_found, closed) = opens_nothing_with(&log, db, (&ours_ring, &hers_ring), &blobs, "OLD");
+    assert!(old_found >= 4 && closed > 20, "{old_found} old contents, {closed} attempts failed");
+    // Nor is there anything of the past in what she shows.
+    let view = hers.replica.view();
+    let ino = view.lookup(ROOT_INO, b"plan").unwrap().unwrap().ino;
+    assert_eq!(view.versions(ino).unwrap().len(), 1);
+}
+
+#[test]
+fn a_newcomer_without_history_works_on_with_the_others() {
+    let pair = lived_in();
+    let carol = Person::join(&pair.kegd, "carol");
+    let hers = add(&pair, &carol, History::None);
+    write(&hers, "plan", b"carol's plan");
+    write(&hers, "hers", b"new");
+    patch(&hers, "large", 5, b"carol");
+    remove(&hers, "plan too");
+    sync(&hers);
+    pair.settle();
+    assert_eq!(tree(&hers), tree(&pair.ours));
+    assert_eq!(tree(&hers), tree(&pair.theirs));
+    // Two write at once.
+    let base = hers.replica.head().seq;
+    write(&pair.theirs, "plan", b"bob's version");
+    sync(&pair.theirs);
+    write_based(&hers, "plan", b"carol's version", base);
+    sync(&hers);
+    pair.settle();
+    hers.catch_up_blocking(PATIENCE).unwrap();
+    assert_eq!(tree(&hers), tree(&pair.ours));
+    assert_eq!(names(&hers).iter().filter(|name| name.starts_with("plan (conflict, carol")).count(), 1);
+    // And the replica survives a restart.
+    drop(hers);
+    let mut carol = carol;
+    carol.unlock();
+    let hers = carol.folder("acme");
+    hers.catch_up_blocking(PATIENCE).unwrap();
+    assert_eq!(tree(&hers), tree(&pair.ours));
+}
+
+/// What somebody did before the newcomer came, and sends after: it depends on what the newcomer does not have.
+#[test]
+fn work_from_before_a_newcomer_came_arrives_whole_at_everybody() {
+    let pair = lived_in();
+    for name in ["kept", "gone", "changed"] {
+        write(&pair.ours, name, format!("{name}: written by alice, 40 characters...").as_bytes());
+    }
+    let directory = OpKind::Create {
+        keg: KegId(random::array()),
+        parent: KegId::ROOT,
+        name: b"dir".to_vec(),
+        kind: NodeKind::Directory,
+        mode: 0o750,
+        uid: 1,
+        gid: 1,
+        rdev: 0,
+        target: vec![],
+    };
+    pair.ours.replica.submit(directory, clock::unix_nanos()).unwrap();
+    pair.settle();
+    pair.bob.network.set_offline(true);
+    eventually("bob is offline", || !pair.theirs.online());
+    patch(&pair.theirs, "gone", 0, b"BOB!");
+    patch(&pair.theirs, "changed", 0, b"BOB!");
+    patch(&pair.theirs, "changed", 6, b"BOB!");
+    let in_dir = OpKind::Create {
+        keg: KegId(random::array()),
+        parent: keg_of(&pair.theirs, "dir"),
+        name: b"inside".to_vec(),
+        kind: NodeKind::File,
+        mode: 0o600,
+        uid: 1,
+        gid: 1,
+        rdev: 0,
+        target: vec![],
+    };
+    pair.theirs.replica.submit(in_dir, clock::unix_nanos()).unwrap();
+    pair.theirs.replica.flush(true).unwrap();
+    remove(&pair.ours, "gone");
+    remove(&pair.ours, "dir");
+    write(&pair.ours, "changed", b"alice was faster, and shorter");
+    sync(&pair.ours);
+    let carol = Person::join(&pair.kegd, "carol");
+    let hers = add(&pair, &carol, History::None);
+    assert_eq!(tree(&hers), tree(&pair.ours));
+    pair.bob.network.set_offline(false);
+    eventually("bob's work is there", || pair.theirs.online() && pair.theirs.status().pending_ops == 0);
+    pair.settle();
+    hers.catch_up_blocking(PATIENCE).unwrap();
+    let shown = files(&pair.ours);
+    assert_eq!(files(&hers), shown);
+    assert_eq!(files(&pair.theirs), shown);
+    assert_eq!(shown["/gone"], b"BOB!: written by alice, 40 characters...");
+    assert_eq!(shown["/changed"], b"alice was faster, and shorter");
+    let conflict = shown.keys().find(|path| path.starts_with("/changed (conflict, bob")).unwrap();
+    assert_eq!(shown[conflict], b"BOB!geBOB!ritten by alice, 40 characters...");
+    assert_eq!(shown["/dir/inside"], b"");
+    assert_eq!(attributes(&hers, "dir").0, 0o750);
+}
+
+/// Every file with its content, by path.
+fn files(folder: &Folder) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut left = vec![(ROOT_INO, String::new())];
+    while let Some((ino, path)) = left.pop() {
+        let entries = folder.replica.view().readdir(ino, 0, usize::MAX).unwrap();
+        for entry in entries {
+            let path = format!("{path}/{}", String::from_utf8_lossy(&entry.name));
+            match entry.node.kind {
+                NodeKind::Directory => left.push((entry.ino, path)),
+                _ => drop(found.insert(path, read_ino(folder, entry.ino))),
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn since_a_date_shows_what_was_from_then_on_and_nothing_before() {
+    let pair = lived_in();
+    let alice = pair.alice.session();
+    let carol = Person::join(&pair.kegd, "carol");
+    alice.rotate(&pair.ours).unwrap();
+    let moment = now_ms();
+    write(&pair.ours, "plan", b"the plan after the moment");
+    write(&pair.ours, "middle", b"written and removed");
+    sync(&pair.ours);
+    remove(&pair.ours, "middle");
+    sync(&pair.ours);
+    alice.rotate(&pair.ours).unwrap();
+    write(&pair.ours, "plan", b"the newest plan");
+    sync(&pair.ours);
+    let refused = alice.add_member_with(&pair.ours, carol.id, Role::Editor, History::Since(now_ms() + 60_000));
+    assert!(matches!(refused, Err(SyncError::HistoryInFuture)), "{refused:?}");
+    let refused = alice.add_member_with(&pair.ours, carol.id, Role::Editor, History::Since(1_000));
+    assert!(matches!(refused, Err(SyncError::HistoryBeforeFolder)), "{refused:?}");
+    let refused = alice.add_member_with(&pair.ours, carol.id, Role::Admin, History::Since(moment));
+    assert!(matches!(refused, Err(SyncError::HistoryOfRole { role: Role::Admin })), "{refused:?}");
+    let epochs = epoch(&pair.ours);
+    let hers = add(&pair, &carol, History::Since(moment));
+    assert_eq!(epoch(&hers), epochs, "nobody is shut out, so the key stays");
+    assert_eq!(tree(&hers), tree(&pair.ours));
+    let hers_ring = ring(&hers);
+    assert!(hers_ring.epoch(0).is_err(), "the time before is closed");
+    assert!((1..=epochs).all(|epoch| hers_ring.epoch(epoch).is_ok_and(|secrets| secrets.history.is_none())));
+    let (db, log, blobs) = (hers.id(), log(&*pair.alice.network, hers.id()), store(pair.kegd.data()));
+    let (visible, text) = opened(&log, db, &hers_ring, &blobs);
+    for extent in &visible {
+        assert!(!contains(&open_chunk(&blobs, extent, &extent.key).unwrap(), "OLD"));
+    }
+    assert!(!text.contains(&format!("{:?}", b"secret-OLD-name")) && text.contains(&format!("{:?}", b"middle")));
+    // The versions since the moment, and the one that was there at it.
+    let view = hers.replica.view();
+    let ino = view.lookup(ROOT_INO, b"plan").unwrap().unwrap().ino;
+    let versions = view.versions(ino).unwrap();
+    assert_eq!(versions.len(), 3);
+    let at = |seq| view.content_at(ino, seq).unwrap().map(|(size, _)| size);
+    let sizes: Vec<_> = versions.iter().map(|version| at(version.stamp.seq)).collect();
+    assert_eq!(sizes, [None, Some(25), Some(15)]);
+    let origin = hers.replica.origin().unwrap().unwrap();
+    assert_eq!((origin.epoch, origin.complete, at(origin.seq)), (1, true, Some(17)));
+}
+
+#[test]
+fn who_waits_for_the_state_is_told_and_another_admin_completes_what_the_adder_did_not() {
+    let mut pair = lived_in();
+    let dave = Person::join(&pair.kegd, "dave");
+    pair.alice.session().add_member(&pair.ours, dave.id, Role::Admin).unwrap();
+    let mut dave = dave;
+    drop(dave.folder("acme"));
+    dave.lock();
+    let carol = Person::join(&pair.kegd, "carol");
+    // The addition goes through, what follows does not: as if alice's machine had died right then.
+    pair.alice.network.script(Call::PutBlob, 0, u32::MAX, Fault::Fail(RemoteError::Unreachable("gone".to_owned())));
+    let added = std::thread::scope(|scope| {
+        let (session, ours, id) = (pair.alice.session().clone(), pair.ours.clone(), carol.id);
+        let adding = scope.spawn(move || session.add_member_with(&ours, id, Role::Editor, History::None));
+        eventually("carol's client waits", || {
+            let waiting = carol.session().waiting();
+            let told = |folder: &Arc<Folder>| folder.status().last_error.unwrap_or_default();
+            waiting.iter().any(|folder| told(folder).contains("present state"))
+        });
+        assert!(carol.session().folders().is_empty(), "nothing is shown before it is whole");
+        adding.join().unwrap()
+    });
+    assert!(matches!(added, Err(SyncError::AddedOnly { .. })), "{added:?}");
+    pair.alice.lock();
+    dave.unlock();
+    let hers = carol.folder("acme");
+    assert_eq!(tree(&hers), tree(&pair.theirs));
+    let by_dave = hers.replica.checkpoints().unwrap();
+    assert_eq!(by_dave.iter().map(|row| row.account).collect::<Vec<_>>(), [dave.id]);
+}
+
+#[test]
+fn a_member_who_comes_back_without_history_sees_the_present_and_nothing_from_in_between() {
+    let pair = lived_in();
+    let old = pair.theirs.dir().to_owned();
+    pair.alice.session().remove_member(&pair.ours, pair.bob.id).unwrap();
+    eventually("bob is out", || !old.exists());
+    write(&pair.ours, "plan", b"OLD plan from in between");
+    sync(&pair.ours);
+    write(&pair.ours, "plan", b"the plan of today");
+    sync(&pair.ours);
+    let theirs = add(&pair, &pair.bob, History::None);
+    assert_eq!(tree(&theirs), tree(&pair.ours));
+    let theirs_ring = ring(&theirs);
+    let current = epoch(&pair.ours);
+    assert!((0..current).all(|epoch| theirs_ring.epoch(epoch).is_err()) && theirs_ring.epoch(current).is_ok());
+    let (log, blobs) = (log(&*pair.alice.network, theirs.id()), store(pair.kegd.data()));
+    for extent in opened(&log, theirs.id(), &theirs_ring, &blobs).0 {
+        assert!(!contains(&open_chunk(&blobs, &extent, &extent.key).unwrap(), "OLD"));
+    }
+    // A guest likewise.
+    let carol = Person::join(&pair.kegd, "carol");
+    pair.alice.session().add_guest(&pair.ours, carol.id, false, now_ms() + 600_000).unwrap();
+    assert_eq!(tree(&carol.folder("acme")), tree(&pair.ours));
+}
+
+/// Appends a checkpoint of the beginning of `epoch` in alice's name that says what `change` makes of the true state.
+fn forge(pair: &Pair, epoch: u32, change: impl Fn(&mut Vec<Record>, &mut u64)) -> u64 {
+    let (db, replica) = (pair.ours.id(), &pair.ours.replica);
+    let authors = replica.authors().unwrap().into_iter();
+    let authors =
+        authors.map(|(device, counter, previous)| (device, kegfs::keyring::AuthorState { counter, previous }));
+    let standing = FolderState::from_bytes(&replica.standing().state, replica.mark(), authors.collect()).unwrap();
+    let mut seq = standing.epochs()[epoch as usize].seq;
+    let mut records = Vec::new();
+    let keep = |record| {
+        records.push(record);
+        Ok::<_, ReplicaError>(())
+    };
+    replica.export(seq, keep).unwrap();
+    records.iter_mut().for_each(|record| {
+        if let Record::Extents { extents, .. } = record {
+            extents.retain(Extent::is_whole);
+        }
+    });
+    records.retain(|record| !matches!(record, Record::Extents { extents, .. } if extents.is_empty()));
+    change(&mut records, &mut seq);
+    let mut plain = Vec::new();
+    for record in &records {
+        let bytes = encode(record);
+        plain.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+        plain.extend_from_slice(&bytes);
+    }
+    let (key, mut sealed) = (ChunkKey::random(), Vec::new());
+    seal_into(&key, &plain, &mut sealed).unwrap();
+    let (blob, len) = (BlobId(verified::blob_id(&sealed)), plain.len() as u32);
+    let adds = vec![BlobRef { id: blob, size_bytes: sealed.len() as u64 }];
+    wait(pair.alice.network.put_blob(db, blob, sealed.into())).unwrap();
+    let key = *key.as_bytes();
+    let piece = Extent { offset: 0, len, blob, blob_offset: 0, chunk_len: len, chunk_skip: 0, key };
+    let state = CheckpointState { seq, records: records.len() as u64, pieces: vec![piece] };
+    let sealed = seal_checkpoint(&db, ring(&pair.ours).epoch(epoch).unwrap(), &state);
+    let author = Author::new(&Identity::from_bytes(pair.alice.identity()).unwrap());
+    let account_head = standing.account_head(&pair.alice.id).unwrap();
+    let position = standing.position(&pair.ours.device(), account_head, now_ms());
+    let body = Checkpoint { epoch, state: Some(sealed) };
+    wait(pair.alice.network.append(db, &author.checkpoint(&position, adds, &body), &[])).unwrap()
+}
+
+/// Another file's name in place of a true one.
+fn renamed(records: &mut Vec<Record>, _: &mut u64) {
+    for record in records {
+        match record {
+            Record::Name { name, .. } if name == b"plan too" => *name = b"plan B".to_vec(),
+            _ => {}
+        }
+    }
+}
+
+fn told_of(told: &dyn Fn() -> Vec<Event>, entry: u64) -> bool {
+    told().iter().any(|event| matches!(event, Event::FalseCheckpoint { seq, .. } if *seq == entry))
+}
+
+#[test]
+fn row_32_a_forged_checkpoint_is_found_by_all_who_can_tell() {
+    let pair = lived_in();
+    let carol = Person::join(&pair.kegd, "carol");
+    let hers = add(&pair, &carol, History::None);
+    let heard = events(&pair.bob);
+    pair.settle();
+    let seq = forge(&pair, epoch(&hers), renamed);
+    eventually("bob is told", || told_of(&heard, seq));
+    eventually("and it stays to be seen", || {
+        let warnings = pair.theirs.activity(0, 1000).unwrap().into_iter().map(|(_, line)| line.what);
+        warnings.into_iter().any(|what| matches!(what, Happening::FalseCheckpoint { name, seq: at, .. } if (name.as_str(), at) == ("alice", seq)))
+    });
+    assert!(pair.theirs.frozen().is_none(), "who can tell goes on");
+    // Carol has begun with another, and takes neither side.
+    eventually("carol's folder is frozen", || hers.frozen().is_some_and(|why| why.contains("different states")));
+    // The true one again is no news.
+    let again = pair.theirs.replica.checkpoints().unwrap();
+    assert_eq!(again.len(), 2);
+    assert_eq!(again.iter().filter(|row| row.verdict == CheckpointVerdict::False).count(), 1);
+}
+
+#[test]
+fn row_32_a_forged_checkpoint_is_replaced_and_who_began_with_it_finds_out() {
+    let mut pair = lived_in();
+    let dave = Person::join(&pair.kegd, "dave");
+    pair.alice.session().add_member(&pair.ours, dave.id, Role::Admin).unwrap();
+    drop(dave.folder("acme"));
+    let carol = Person::join(&pair.kegd, "carol");
+    // Alice's machine hands over a false state instead of the true one.
+    pair.alice.network.script(Call::PutBlob, 0, 1, Fault::Fail(RemoteError::Protocol("no".to_owned())));
+    let added = pair.alice.session().add_member_with(&pair.ours, carol.id, Role::Editor, History::None);
+    assert!(matches!(added, Err(SyncError::AddedOnly { .. })), "{added:?}");
+    forge(&pair, epoch(&pair.ours), renamed);
+    pair.alice.lock();
+    let hers = carol.folder("acme");
+    eventually("dave's client hands over the true one, and carol's folder is frozen", || {
+        hers.frozen().is_some_and(|why| why.contains("different states"))
+    });
+    eventually("it is dave's", || {
+        let rows = pair.theirs.replica.checkpoints().unwrap();
+        rows.iter().any(|row| row.account == dave.id && row.verdict == CheckpointVerdict::True)
+    });
+}
+
+#[test]
+fn a_checkpoint_that_nobody_can_begin_with_is_passed_over_and_another_made() {
+    let pair = lived_in();
+    let dave = Person::join(&pair.kegd, "dave");
+    pair.alice.session().add_member(&pair.ours, dave.id, Role::Admin).unwrap();
+    drop(dave.folder("acme"));
+    let carol = Person::join(&pair.kegd, "carol");
+    let heard = events(&carol);
+    pair.alice.network.script(Call::PutBlob, 0, 1, Fault::Fail(RemoteError::Protocol("no".to_owned())));
+    let added = pair.alice.session().add_member_with(&pair.ours, carol.id, Role::Editor, History::None);
+    assert!(matches!(added, Err(SyncError::AddedOnly { .. })), "{added:?}");
+    // No tree: a name twice.
+    let seq = forge(&pair, epoch(&pair.ours), |records, _| {
+        let name = records.iter().find(|record| matches!(record, Record::Name { .. })).cloned();
+        records.extend(name);
+    });
+    let hers = carol.folder("acme");
+    assert!(told_of(&heard, seq));
+    assert_eq!(tree(&hers), tree(&pair.theirs));
+    assert!(hers.frozen().is_none());
+}
