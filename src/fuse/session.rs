@@ -82,6 +82,8 @@ pub fn mount(vfs: &Arc<Vfs>, dir: &Path, options: &MountOptions) -> Result<Mount
         }
         Direct::NotPrivileged => {
             mountpoint::check_helper()?;
+            // Says better than the library what is missing.
+            drop(mountpoint::open_device(&dir)?);
             Session::new(adapter, &dir, &config(options))
         }
     };
