@@ -1,6 +1,8 @@
 //! Two people and one folder: what one does arrives at the other, whatever happens in between.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "sync_stories/locks.rs"]
+mod locks;
 mod sync_support;
 
 use std::time::{Duration, Instant};

@@ -13,6 +13,8 @@ mod faults;
 mod foreign;
 #[path = "vfs_core/keg_dir.rs"]
 mod keg_dir;
+#[path = "vfs_core/locks.rs"]
+mod locks;
 #[path = "vfs_core/model.rs"]
 mod model;
 #[path = "vfs_core/names.rs"]

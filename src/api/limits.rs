@@ -21,6 +21,21 @@ pub const MISSING_MAX_IDS: usize = crate::format::limits::ENTRY_MAX_BLOBS;
 /// Entries of an account log that one response holds at most.
 pub const ACCOUNT_ENTRIES_MAX: usize = 64;
 
+/// Files of one folder of which one device may hold or want locks.
+pub const LOCK_FILES_MAX: usize = 1024;
+
+/// Spans of all these files together.
+pub const LOCK_SPANS_ALL_MAX: usize = 4096;
+
+/// Wishes of one device for one file at once. Others wait at the device.
+pub const LOCK_WANTS_MAX: usize = 32;
+
+/// Bytes of the sealed note beside a lock token: 16 of the file's id, and what sealing adds.
+pub const LOCK_NOTE_MAX_BYTES: usize = 64;
+
+/// Holders that one answer lists at most.
+pub const LOCK_LIST_MAX: usize = 4096;
+
 /// How long a challenge can be answered, milliseconds.
 pub const CHALLENGE_MS: i64 = 60_000;
 

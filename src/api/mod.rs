@@ -9,6 +9,7 @@ mod db;
 mod error;
 mod events;
 pub mod limits;
+mod lock;
 pub mod routes;
 
 pub use account::{
@@ -18,6 +19,10 @@ pub use account::{
 pub use db::{AppendEntry, Appended, BlobIds, CreateDb, CreatedDb, DbHead, DbList, Entries, MemberBox};
 pub use error::{ApiError, Detail, ErrorCode};
 pub use events::{EVENT_HEAD, EVENT_READY, HeadEvent};
+pub use lock::{
+    EVENT_LOCK, LockAnswer, LockAsk, LockCall, LockEvent, LockGrant, LockHolder, LockResult, LockWant, LockedFile,
+    WantResult,
+};
 
 /// Version of the interface; it is the first component of every route but `/healthz`.
 pub const VERSION: u16 = 1;

@@ -23,7 +23,9 @@ pub const BLOBS_MISSING: &str = "/v1/dbs/{db}/blobs/missing";
 /// `PUT` the blob's bytes → 201 when new, 200 when it was there; `GET` → the bytes; `GET ?offset=O&len=L` → a slice
 /// verifiable against the id (`bao-tree`, 64 KiB groups), with the blob's length in `Content-Range: bytes a-b/length`.
 pub const BLOB: &str = "/v1/dbs/{db}/blobs/{blob}";
-/// `GET` → server-sent events of the caller ([`HeadEvent`](super::HeadEvent)).
+/// `POST` [`LockCall`](super::LockCall) → [`LockAnswer`](super::LockAnswer).
+pub const LOCKS: &str = "/v1/dbs/{db}/locks";
+/// `GET` → server-sent events of the caller ([`HeadEvent`](super::HeadEvent), [`LockEvent`](super::LockEvent)).
 pub const EVENTS: &str = "/v1/events";
 /// `GET` → 200 when the server and its stores work. Without a token.
 pub const HEALTHZ: &str = "/healthz";
@@ -67,6 +69,11 @@ pub fn blobs_missing(db: &DbId) -> String {
     format!("/v1/dbs/{db}/blobs/missing")
 }
 
+/// Path of calls about a folder's locks.
+pub fn locks(db: &DbId) -> String {
+    format!("/v1/dbs/{db}/locks")
+}
+
 /// Path of a blob.
 pub fn blob(db: &DbId, blob: &BlobId) -> String {
     format!("/v1/dbs/{db}/blobs/{blob}")
@@ -98,6 +105,7 @@ mod tests {
         assert_eq!(account_log(&account), filled(ACCOUNT_LOG, &values));
         assert_eq!(entries(&db), filled(ENTRIES, &values));
         assert_eq!(member_box(&db, 7), filled(BOX, &values));
+        assert_eq!(locks(&db), filled(LOCKS, &values));
         assert_eq!(blobs_missing(&db), filled(BLOBS_MISSING, &values));
         assert_eq!(blob(&db, &id), filled(BLOB, &values));
         assert_eq!(blob_range(&db, &id, 1, 2), format!("{}?offset=1&len=2", filled(BLOB, &values)));

@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use super::activity;
 use super::control::{FolderInfo, FolderStatus, MemberInfo, Pending};
 use super::unlocked::role_name;
+use super::{activity, locks};
 use crate::sync::{self, Folder};
 
 /// Warnings that `status` tells; the log has all.
@@ -25,7 +25,10 @@ pub fn folder_info(folder: &Folder) -> FolderInfo {
 /// Where it stands.
 pub fn folder_status(folder: &Arc<Folder>) -> FolderStatus {
     let status = folder.status();
+    let (locks, locks_local_only) = locks::known(folder);
     FolderStatus {
+        locks,
+        locks_local_only,
         folder: folder_info(folder),
         online: status.online,
         stale_since_ms: status.stale_since_ms,

@@ -15,6 +15,7 @@ mod expiry;
 mod failure;
 mod keg_dir;
 mod keystore;
+mod locks;
 mod log;
 mod output;
 mod passphrase;

@@ -220,6 +220,7 @@ pub fn status(status: &Status) -> String {
     for folder in &status.folders {
         let _ = writeln!(text, "folder   {}: {}", harmless(&folder.folder.name), folder_state(folder));
         text.push_str(&warnings(folder));
+        text.push_str(&super::locks::text(folder));
     }
     for one in &status.kept {
         let _ = writeln!(
@@ -253,6 +254,7 @@ pub fn folder_page(folder: &FolderStatus) -> String {
         let _ = writeln!(text, "KEY      {ROTATION_DUE}");
     }
     text.push_str(&warnings(folder));
+    text.push_str(&super::locks::text(folder));
     text
 }
 

@@ -16,9 +16,12 @@ use crate::blobs::LocalError;
 use crate::format::{BlobId, DeviceId, Extent, KegId, Op, OpKind, Role};
 use crate::keg::Node;
 use crate::replica::{self, ReplicaError};
-use crate::sync::{FetchError, Folder, SyncError};
+use crate::sync::{self, FetchError, Folder, LockNews, SyncError};
 use crate::sys::clock;
-use crate::vfs::{FolderSource, KegDir, Listed, Progress, Slot, SourceChange, VfsError};
+use crate::vfs::{
+    Agreed, FolderSource, KegDir, LeaseNews, Listed, LockSet, LockSpan, ProbeDone, Progress, Slot, SourceChange,
+    VfsError,
+};
 
 /// Inode number of a folder's root.
 const ROOT: u64 = 1;
@@ -203,6 +206,39 @@ impl FolderSource for Source {
                 callback(&changes);
             }
         });
+    }
+
+    fn claim(&self, keg: &KegId, held: &LockSet, newcomer: bool) -> Agreed {
+        match self.folder.claim_lock(keg, held, newcomer) {
+            sync::Agreed::Yes => Agreed::Yes,
+            sync::Agreed::Unknown => Agreed::Unknown,
+            sync::Agreed::NotYet => Agreed::NotYet,
+        }
+    }
+
+    fn want(&self, keg: &KegId, held: &LockSet, wants: &[(LockSpan, bool)]) {
+        self.folder.want_locks(keg, held, wants);
+    }
+
+    fn probe(&self, keg: &KegId, span: &LockSpan, done: ProbeDone) {
+        self.folder.probe_lock(keg, span, done);
+    }
+
+    fn on_lease(&self, news: Box<dyn LeaseNews>) {
+        self.folder.on_locks(News(news));
+    }
+}
+
+/// What a folder tells of locks, for the vfs.
+struct News(Box<dyn LeaseNews>);
+
+impl LockNews for News {
+    fn changed(&self, keg: &KegId, taken: &[LockSpan]) {
+        self.0.changed(keg, taken);
+    }
+
+    fn settle(&self, keg: &KegId, done: Box<dyn FnOnce() + Send>) {
+        self.0.settle(keg, done);
     }
 }
 

@@ -11,7 +11,7 @@ use super::control::{
 };
 use super::failure::{Code, Failure};
 use super::profile::{Config, Profile};
-use super::{activity, describe, source};
+use super::{activity, describe, locks, source};
 use crate::blobs::LocalError;
 use crate::format::{AccountId, Role};
 use crate::keyring::Identity;
@@ -271,7 +271,12 @@ impl Unlocked {
 
     /// Where each folder stands.
     pub fn status(&self) -> Vec<FolderStatus> {
-        self.session.folders().iter().chain(&self.session.waiting()).map(describe::folder_status).collect()
+        let asked = |folder: &Arc<Folder>| {
+            let mut status = describe::folder_status(folder);
+            locks::ask(folder, &mut status);
+            status
+        };
+        self.session.folders().iter().chain(&self.session.waiting()).map(asked).collect()
     }
 
     /// Whether the server is reachable now.
@@ -333,6 +338,7 @@ impl Unlocked {
             Event::RoleChanged { role: None, .. }
             | Event::RotationDue { .. }
             | Event::Departed { .. }
+            | Event::LockBroken { .. }
             | Event::Online
             | Event::Offline { .. }
             | Event::Misbehaviour { .. }

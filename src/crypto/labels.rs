@@ -75,6 +75,12 @@ labels! {
     KEY_GRANTED = "granted epochs key";
     /// `h_e` → key of the back-link to the epoch before.
     KEY_BACK_LINK = "epoch back-link key";
+    /// `s_e` → key of the tokens by which the server knows locked files.
+    KEY_LOCK_TOKEN = "epoch lock token key";
+    /// `s_e` → key of the notes beside them.
+    KEY_LOCK_NOTE = "epoch lock note key";
+    /// That key and a file's id → the token.
+    LOCK_TOKEN = "lock token";
     /// User key seed → seed of its X-Wing key.
     KEY_USER_KEM = "user key kem seed";
     /// User key seed of one generation → key that seals the seed of the generation before.

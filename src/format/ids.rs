@@ -98,6 +98,12 @@ id!(
     ChainHash, 32
 );
 
+id!(
+    /// Stands for a file towards the server when it is locked: derived from the file's id and a secret of the folder's
+    /// epoch, so that it says nothing to who has no key.
+    LockToken, 16
+);
+
 impl KegId {
     /// The root directory of every folder.
     pub const ROOT: Self = Self::ZERO;

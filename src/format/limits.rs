@@ -40,3 +40,5 @@ pub const DEVICES_MAX: usize = 1024;
 pub const KEM_PUBLIC_BYTES: usize = 1216;
 /// Bytes of one sealed key box, generously.
 pub const BOX_MAX_BYTES: usize = 2048;
+/// Spans that one device may have locked of one file.
+pub const LOCK_SPANS_MAX: usize = 256;

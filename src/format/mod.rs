@@ -10,6 +10,7 @@ mod checkpoint;
 mod entry;
 mod ids;
 pub mod limits;
+mod lock;
 mod membership;
 mod name;
 mod op;
@@ -19,7 +20,8 @@ pub use account::{AccountChange, AccountEntry, DeviceKeys, SignedAccountEntry, U
 pub use cbor::{FormatError, decode, encode};
 pub use checkpoint::{Checkpoint, CheckpointState, Record, WrittenStamp};
 pub use entry::{BlobRef, EntryKind, Envelope, Head, SignedEntry};
-pub use ids::{AccountId, BlobId, ChainHash, DbId, DeviceId, EntryHash, KegId};
+pub use ids::{AccountId, BlobId, ChainHash, DbId, DeviceId, EntryHash, KegId, LockToken};
+pub use lock::{LOCK_END, LockSet, LockSpace, LockSpan};
 pub use membership::{BoxGrant, KeyBox, Membership, MembershipChange, NewEpoch, Role};
 pub use name::{NameError, check_name, check_symlink_target, check_xattr_name};
 pub use op::{Batch, Extent, NodeKind, Op, OpKind, Range};

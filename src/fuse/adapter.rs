@@ -17,12 +17,12 @@ use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation,
     INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate,
     ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, RequestId, TimeOrNow, WriteFlags,
 };
 
 use super::convert;
 use super::errno::errno_of;
-use crate::vfs::{Entry, NodeKind, Opened, SetAttr, Vfs, VfsError};
+use crate::vfs::{Entry, InTheWay, LOCK_END, LockRequest, NodeKind, Opened, SetAttr, Vfs, VfsError};
 
 /// Inode numbers are never used twice, so there is one generation.
 const GENERATION: Generation = Generation(0);
@@ -45,6 +45,8 @@ const CAPABILITIES: &[(InitFlags, &str)] = &[
     (InitFlags::FUSE_ATOMIC_O_TRUNC, "open and truncate are one operation, and one version"),
     (InitFlags::FUSE_CACHE_SYMLINKS, "targets never change"),
     (InitFlags::FUSE_EXPLICIT_INVAL_DATA, "pages are dropped when we say so, not when an mtime moves"),
+    (InitFlags::FUSE_POSIX_LOCKS, "other members see locks of fcntl"),
+    (InitFlags::FUSE_FLOCK_LOCKS, "and those of flock"),
     (InitFlags::FUSE_ABORT_ERROR, "a cut connection reads as ECONNABORTED, a dead one as ENOTCONN"),
 ];
 
@@ -302,8 +304,13 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        guarded("flush", || empty(reply, self.vfs.flush(fh.0)));
+    fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
+        guarded("flush", || {
+            let flushed = self.vfs.flush(fh.0);
+            // Afterwards: who gets a lock is to see what was written under it.
+            self.vfs.unlock_closed(fh.0, owner.0);
+            empty(reply, flushed);
+        });
     }
 
     fn release(
@@ -469,7 +476,62 @@ impl Filesystem for Adapter {
         });
     }
 
-    // What follows is not offered. ENOSYS tells the kernel to do it itself (locks, copies) and not to
+    fn getlk(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        _pid: u32,
+        reply: ReplyLock,
+    ) {
+        guarded("getlk", || {
+            let Some(span) = convert::lock_span(start, end, typ, false) else { return reply.error(Errno::EINVAL) };
+            let answer = move |found: Result<Option<InTheWay>, VfsError>| match found {
+                Ok(Some((pid, span))) => {
+                    let typ = if span.exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
+                    reply.locked(span.start, span.end, typ, pid);
+                }
+                Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
+                Err(error) => reply.error(errno_of(&error)),
+            };
+            self.vfs.test_lock(fh.0, owner.0, span, Box::new(answer));
+        });
+    }
+
+    fn setlk(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        wait: bool,
+        flock: bool,
+        reply: ReplyEmpty,
+    ) {
+        guarded("setlk", || {
+            if typ == libc::F_UNLCK {
+                let space = convert::lock_space(flock);
+                return empty(reply, self.vfs.unlock(fh.0, owner.0, space, start, end.min(LOCK_END)));
+            }
+            let Some(span) = convert::lock_span(start, end, typ, flock) else { return reply.error(Errno::EINVAL) };
+            let request = LockRequest { id: req.unique().0, fh: fh.0, owner: owner.0, pid, span, wait };
+            self.vfs.lock(&request, Box::new(move |result| empty(reply, result)));
+        });
+    }
+
+    fn interrupt(&self, unique: RequestId) {
+        guarded("interrupt", || self.vfs.interrupt(unique.0));
+    }
+
+    // What follows is not offered. ENOSYS tells the kernel to do it itself (copies) and not to
     // ask again; fuser's own defaults would say the same with a line of log that names files.
 
     fn copy_file_range(
@@ -484,37 +546,6 @@ impl Filesystem for Adapter {
         _len: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn getlk(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _lock_owner: LockOwner,
-        _start: u64,
-        _end: u64,
-        _typ: i32,
-        _pid: u32,
-        reply: ReplyLock,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn setlk(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _lock_owner: LockOwner,
-        _start: u64,
-        _end: u64,
-        _typ: i32,
-        _pid: u32,
-        _sleep: bool,
-        reply: ReplyEmpty,
     ) {
         reply.error(Errno::ENOSYS);
     }

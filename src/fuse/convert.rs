@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileType, INodeNo, OpenAccMode, OpenFlags, RenameFlags, Request, TimeOrNow};
 
-use crate::vfs::{Allocate, Attr, Caller, NodeKind, OpenMode, RenameMode, SetTime, XattrMode};
+use crate::vfs::{
+    Allocate, Attr, Caller, LOCK_END, LockSpace, LockSpan, NodeKind, OpenMode, RenameMode, SetTime, XattrMode,
+};
 
 /// What `stat` recommends as the size of reads and writes: large enough that copying tools fill whole
 /// requests of the kernel, small enough for editors that allocate it.
@@ -138,6 +140,22 @@ pub(super) fn xattr_mode(flags: i32) -> Option<XattrMode> {
         libc::XATTR_REPLACE => Some(XattrMode::Replace),
         _ => None,
     }
+}
+
+/// Which locks see each other.
+pub(super) fn lock_space(flock: bool) -> LockSpace {
+    if flock { LockSpace::Flock } else { LockSpace::Posix }
+}
+
+/// The range of a lock and how it is locked; `None` for a range that is none, or for no lock.
+pub(super) fn lock_span(start: u64, end: u64, typ: i32, flock: bool) -> Option<LockSpan> {
+    let exclusive = match typ {
+        libc::F_RDLCK => false,
+        libc::F_WRLCK => true,
+        _ => return None,
+    };
+    let end = end.min(LOCK_END);
+    (start <= end).then_some(LockSpan { space: lock_space(flock), start, end, exclusive })
 }
 
 /// fallocate(2)'s modes; those that move data (collapse, insert) are not offered.

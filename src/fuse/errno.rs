@@ -34,6 +34,10 @@ pub fn errno_of(error: &VfsError) -> Errno {
         VfsError::Corrupt(_) => Errno::EIO,
         VfsError::TooLarge => Errno::EFBIG,
         VfsError::CrossFolder => Errno::EXDEV,
+        VfsError::Locked => Errno::EAGAIN,
+        VfsError::Deadlock => Errno::EDEADLK,
+        VfsError::Interrupted => Errno::EINTR,
+        VfsError::NoLocks => Errno::ENOLCK,
         VfsError::Unsupported => Errno::EOPNOTSUPP,
         VfsError::Storage(_) => Errno::EIO,
     }

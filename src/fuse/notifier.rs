@@ -24,13 +24,20 @@ enum Notice {
     Entry { parent: Ino, name: Vec<u8> },
 }
 
+/// What waits in the queue.
+enum Item {
+    Notice(Notice),
+    /// To be called when everything before has been sent.
+    Then(Box<dyn FnOnce() + Send>),
+}
+
 /// The sending half of the queue, for the vfs.
 ///
 /// The queue is unbounded: whoever reports a change must not be made to wait for the kernel. What
 /// waits is small (an inode number, at most a name) and is coalesced before it is sent, so that a
 /// burst of changes to one file is one invalidation.
 pub(super) struct Notifications {
-    queue: Sender<Notice>,
+    queue: Sender<Item>,
     stores: Sender<Store>,
 }
 
@@ -59,15 +66,20 @@ impl Notifications {
 impl Notifier for Notifications {
     fn inode(&self, ino: Ino, offset: i64, len: i64) {
         // Sending fails only when the draining thread is gone, and then there is no cache left.
-        let _ = self.queue.send(Notice::Data { ino, offset, len });
+        let _ = self.queue.send(Item::Notice(Notice::Data { ino, offset, len }));
     }
 
     fn attr(&self, ino: Ino) {
-        let _ = self.queue.send(Notice::Attr { ino });
+        let _ = self.queue.send(Item::Notice(Notice::Attr { ino }));
     }
 
     fn entry(&self, parent: Ino, name: &[u8]) {
-        let _ = self.queue.send(Notice::Entry { parent, name: name.to_vec() });
+        let _ = self.queue.send(Item::Notice(Notice::Entry { parent, name: name.to_vec() }));
+    }
+
+    fn after(&self, then: Box<dyn FnOnce() + Send>) {
+        // Without the draining thread there is no kernel, and nobody waits.
+        let _ = self.queue.send(Item::Then(then));
     }
 
     fn store(&self, store: Store) {
@@ -75,19 +87,26 @@ impl Notifier for Notifications {
     }
 }
 
-fn run_stores(stored: &Receiver<Store>, kernel: &fuser::Notifier, void: &Sender<Notice>) {
+fn run_stores(stored: &Receiver<Store>, kernel: &fuser::Notifier, void: &Sender<Item>) {
     for store in stored {
         // What the kernel does not take, it asks for when it is wanted.
         let changed = store.deliver(|ino, offset, bytes| drop(kernel.store(INodeNo(ino), offset, bytes)));
         if let Some((ino, offset, len)) = changed {
-            let _ = void.send(Notice::Data { ino, offset, len });
+            let _ = void.send(Item::Notice(Notice::Data { ino, offset, len }));
         }
     }
 }
 
-fn run(drain: &Receiver<Notice>, kernel: &fuser::Notifier) {
+fn run(drain: &Receiver<Item>, kernel: &fuser::Notifier) {
     while let Ok(first) = drain.recv() {
-        for notice in coalesce(std::iter::once(first).chain(drain.try_iter())) {
+        let (mut notices, mut then) = (Vec::new(), Vec::new());
+        for item in std::iter::once(first).chain(drain.try_iter()) {
+            match item {
+                Item::Notice(notice) => notices.push(notice),
+                Item::Then(one) => then.push(one),
+            }
+        }
+        for notice in coalesce(notices.into_iter()) {
             let sent = match &notice {
                 Notice::Data { ino, offset, len } => kernel.inval_inode(INodeNo(*ino), *offset, *len),
                 // A negative offset: attributes only, the cached pages stay.
@@ -102,6 +121,7 @@ fn run(drain: &Receiver<Notice>, kernel: &fuser::Notifier) {
                 Err(errno) => tracing::debug!(?errno, "the kernel refused an invalidation"),
             }
         }
+        then.into_iter().for_each(|one| one());
     }
 }
 

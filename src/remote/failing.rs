@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{Answer, Events, RangeAnswer, Remote, RemoteError, ServerEvent};
-use crate::api::{AccountEntries, DbHead, Entries, MemberBox};
+use crate::api::{AccountEntries, DbHead, Entries, LockAnswer, LockCall, MemberBox};
 use crate::format::{AccountId, BlobId, DbId, KeyBox, SignedAccountEntry, SignedEntry};
 
 /// A method of [`Remote`].
@@ -30,6 +30,7 @@ pub enum Call {
     PutBlob,
     Blob,
     BlobRange,
+    Locks,
     Events,
 }
 
@@ -216,6 +217,10 @@ impl Remote for FailingRemote {
             answer.encoded = flip(answer.encoded);
             answer
         })
+    }
+
+    fn locks<'a>(&'a self, db: DbId, call: &'a LockCall) -> Answer<'a, LockAnswer> {
+        self.meet(Call::Locks, self.behind.locks(db, call), keep)
     }
 
     fn events(&self) -> Answer<'_, Events> {

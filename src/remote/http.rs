@@ -21,7 +21,7 @@ use super::{Answer, Credentials, Events, RangeAnswer, Remote, RemoteError, Serve
 use crate::api::limits::{APPEND_BASE_MAX_BYTES, ENTRIES_MAX_BYTES, KEEP_ALIVE_SECS, REQUEST_MAX_BYTES};
 use crate::api::{
     AccountEntries, ApiError, AppendAccountEntry, AppendEntry, Appended, BlobIds, CBOR, Challenge, CreateDb, CreatedDb,
-    DbHead, DbList, Entries, ErrorCode, MemberBox, OCTETS, Register, Registered, Token, routes,
+    DbHead, DbList, Entries, ErrorCode, LockAnswer, LockCall, MemberBox, OCTETS, Register, Registered, Token, routes,
 };
 use crate::format::limits::BLOB_MAX_BYTES;
 use crate::format::{AccountId, BlobId, DbId, KeyBox, SignedAccountEntry, SignedEntry, decode, encode};
@@ -30,6 +30,8 @@ use crate::format::{AccountId, BlobId, DbId, KeyBox, SignedAccountEntry, SignedE
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a request of at most some 100 KiB and its answer.
 const SMALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// For a call about locks: half of what the server keeps a lock for, so that a lost call leaves time for another.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// For 8 MiB of entries or a blob at about 1 Mbit/s: less is offline for all that the user can tell.
 const LARGE_TIMEOUT: Duration = Duration::from_secs(75);
 /// Silence within a response after which the connection is given up.
@@ -255,6 +257,14 @@ impl Remote for HttpRemote {
             // Tree nodes are 64 bytes for each group of 64 KiB, so a slice is little longer than its range.
             let encoded = bytes(response, 2 * BLOB_MAX_BYTES).await?;
             Ok(RangeAnswer { encoded, blob_len })
+        })
+    }
+
+    fn locks<'a>(&'a self, db: DbId, call: &'a LockCall) -> Answer<'a, LockAnswer> {
+        Box::pin(async move {
+            let request = self.small(Method::POST, routes::locks(&db), Some(encode(call)));
+            let request = Call { timeout: Some(LOCK_TIMEOUT), ..request };
+            body(self.send(request).await?, ANSWER_MAX_BYTES).await
         })
     }
 

@@ -21,7 +21,7 @@ pub use failing::{Call, FailingRemote, Fault};
 pub use http::{HttpOptions, HttpRemote};
 pub use login::Credentials;
 
-use crate::api::{AccountEntries, DbHead, Entries, HeadEvent, MemberBox};
+use crate::api::{AccountEntries, DbHead, Entries, HeadEvent, LockAnswer, LockCall, LockEvent, MemberBox};
 use crate::format::{AccountId, BlobId, DbId, KeyBox, SignedAccountEntry, SignedEntry};
 
 /// What a call gives, sooner or later. Dropping it gives up the call; what it asked for may have happened nevertheless.
@@ -37,6 +37,8 @@ pub enum ServerEvent {
     Ready,
     /// A folder has grown, or is new to the caller.
     Head(HeadEvent),
+    /// Something changed about a lock that the device has or wants.
+    Lock(LockEvent),
     /// Nothing happened; the connection is alive.
     KeepAlive,
 }
@@ -88,6 +90,9 @@ pub trait Remote: Send + Sync + 'static {
 
     /// A range of a blob with what it takes to verify it.
     fn blob_range(&self, db: DbId, id: BlobId, offset: u64, len: u64) -> Answer<'_, RangeAnswer>;
+
+    /// A call about locks in a folder. Unlike the others it gives up soon: locks are leases of a few seconds.
+    fn locks<'a>(&'a self, db: DbId, call: &'a LockCall) -> Answer<'a, LockAnswer>;
 
     /// Subscribes to the heads of the caller's folders.
     fn events(&self) -> Answer<'_, Events>;

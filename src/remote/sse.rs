@@ -2,7 +2,7 @@
 //!
 //! Fed with the bytes of the response as they come; knows no connection.
 
-use crate::api::{EVENT_HEAD, EVENT_READY};
+use crate::api::{EVENT_HEAD, EVENT_LOCK, EVENT_READY};
 
 use super::{RemoteError, ServerEvent};
 
@@ -21,7 +21,7 @@ impl Parser {
     /// Takes the next bytes and adds the events that they complete to `out`.
     ///
     /// # Errors
-    /// [`RemoteError::Protocol`] for an endless line and for a head event that is none. Unknown events are skipped.
+    /// [`RemoteError::Protocol`] for an endless line and for a head or lock event that is none. Unknown events are skipped.
     pub fn feed(&mut self, bytes: &[u8], out: &mut Vec<ServerEvent>) -> Result<(), RemoteError> {
         for &byte in bytes {
             match byte {
@@ -47,6 +47,10 @@ impl Parser {
                 EVENT_HEAD => {
                     let head = data.parse().map_err(|_| RemoteError::Protocol("malformed head event".to_owned()))?;
                     out.push(ServerEvent::Head(head));
+                }
+                EVENT_LOCK => {
+                    let lock = data.parse().map_err(|_| RemoteError::Protocol("malformed lock event".to_owned()))?;
+                    out.push(ServerEvent::Lock(lock));
                 }
                 _ => {}
             }

@@ -57,6 +57,8 @@ pub struct Limits {
     pub uploads_per_account: usize,
     /// Event streams of one account at once.
     pub streams_per_account: usize,
+    /// How long a lock is kept for a device that is not heard of.
+    pub lock_lease: Duration,
     /// Connections at once.
     pub connections: usize,
     /// How long the head of a request may take.
@@ -94,6 +96,8 @@ impl Default for Limits {
             uploads: 256,
             uploads_per_account: 32,
             streams_per_account: 64,
+            // Long enough for a network that changes; short enough to wait for after a crash.
+            lock_lease: Duration::from_secs(10),
             connections: 10_000,
             header_time: Duration::from_secs(15),
             idle_time: Duration::from_secs(30),

@@ -17,6 +17,7 @@ use super::auth::now_ms;
 use super::commit::{CommitError, Committer, Pending};
 use super::error::Refused;
 use super::hub::Hub;
+use super::locks::Locks;
 use super::store::{Job, LogStore, MemberRow, Session, StoreError, Write};
 use crate::api::{AppendEntry, Appended, CreateDb, CreatedDb, Detail, ErrorCode};
 use crate::blobs::BlobStore;
@@ -79,6 +80,7 @@ pub struct Folders {
     accounts: Arc<Accounts>,
     committer: Committer,
     hub: Hub,
+    locks: Arc<Locks>,
     /// Lock order: this one before a slot's, and never held while waiting for it.
     slots: Mutex<LruCache<DbId, Arc<Mutex<Slot>>>>,
 }
@@ -88,11 +90,20 @@ impl Folders {
     pub fn new(
         store: Arc<dyn LogStore>,
         blobs: Arc<dyn BlobStore>,
-        accounts: Arc<Accounts>,
-        committer: Committer,
-        hub: Hub,
+        (accounts, committer, hub, locks): (Arc<Accounts>, Committer, Hub, Arc<Locks>),
     ) -> Self {
-        Self { store, blobs, accounts, committer, hub, slots: Mutex::new(LruCache::new(CACHED)) }
+        Self { store, blobs, accounts, committer, hub, locks, slots: Mutex::new(LruCache::new(CACHED)) }
+    }
+
+    /// The folder's current epoch. Blocks.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`]; those of the store.
+    pub fn epoch(&self, db: &DbId) -> Result<u32, Refused> {
+        let slot = self.slots.lock().get_or_insert(*db, Arc::default).clone();
+        let mut slot = slot.lock();
+        self.load(db, &mut slot)?;
+        slot.loaded.as_ref().map(|loaded| loaded.state.epoch()).ok_or_else(Refused::not_found)
     }
 
     /// The caller's membership of a folder. Blocks.
@@ -148,7 +159,7 @@ impl Folders {
         state.commit(&advanced);
         let boxes = check_boxes(&advanced, &state, &request.boxes)?;
         let (job, changed) = writes(&state, None, &advanced, encode(&request.entry), boxes);
-        match self.submit(job, db, &advanced, changed).durable_blocking() {
+        match self.submit(job, &state, &advanced, changed).durable_blocking() {
             Err(CommitError::Store(StoreError::Outdated(_))) if self.store.head(&db)?.is_some() => {}
             other => other?,
         }
@@ -220,13 +231,23 @@ impl Folders {
         let (mut job, changed) = writes(&loaded.state, payer, &advanced, encode(&request.entry), boxes);
         job.extend(told.map(|account| Write::Former { db, account, seq: advanced.seq }));
         // Under the slot's lock: the order of submission is the order of the log.
-        let pending = self.submit(job, db, &advanced, changed);
+        let pending = self.submit(job, &loaded.state, &advanced, changed);
         Ok(Ordered { pending, seq: advanced.seq, generation })
     }
 
-    fn submit(&self, job: Job, db: DbId, advanced: &Advanced, changed: Changed) -> Pending {
-        let (hub, seq) = (self.hub.clone(), advanced.seq);
-        self.committer.submit_then(job, Some(Box::new(move || hub.entry(db, seq, &changed, now_ms()))))
+    /// `state` is the one with the entry.
+    fn submit(&self, job: Job, state: &FolderState, advanced: &Advanced, changed: Changed) -> Pending {
+        let (hub, locks, seq, db, epoch) =
+            (self.hub.clone(), self.locks.clone(), advanced.seq, state.db(), state.epoch());
+        let standing_changed = advanced.standing_changed;
+        let tell = move || {
+            if standing_changed {
+                let gone = changed.iter().filter(|(_, row)| row.is_none()).map(|(account, _)| *account);
+                locks.folder_changed(&db, &gone.collect::<Vec<_>>(), epoch);
+            }
+            hub.entry(db, seq, &changed, now_ms());
+        };
+        self.committer.submit_then(job, Some(Box::new(tell)))
     }
 
     /// Reads a folder's state if it is not in memory.

@@ -4,7 +4,7 @@
 //! filling memory. The hub is told of entries by the committing thread, in the order of the log and only when they are
 //! durable, and of memberships in the same way, so that no removed member hears of later entries.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -12,8 +12,20 @@ use tokio::sync::Notify;
 
 use super::error::Refused;
 use super::store::{LogStore, MemberRow, Session};
-use crate::api::{Detail, ErrorCode, HeadEvent};
+use crate::api::{Detail, ErrorCode, HeadEvent, LockEvent};
 use crate::format::{AccountId, DbId, DeviceId};
+
+/// Lock events that a slow reader may have waiting.
+const LOCKS_MAX: usize = 1024;
+
+/// What a stream says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HubEvent {
+    /// A folder has grown.
+    Head(HeadEvent),
+    /// Something about a lock.
+    Lock(LockEvent),
+}
 
 /// One open stream's mailbox.
 struct Stream {
@@ -26,6 +38,7 @@ struct Stream {
 #[derive(Default)]
 struct News {
     heads: BTreeMap<DbId, u64>,
+    locks: BTreeSet<LockEvent>,
     closed: bool,
 }
 
@@ -34,6 +47,16 @@ impl Stream {
         let mut news = self.news.lock();
         let newest = news.heads.entry(db).or_insert(seq);
         *newest = seq.max(*newest);
+        drop(news);
+        self.wake.notify_one();
+    }
+
+    fn tell_lock(&self, event: LockEvent) {
+        let mut news = self.news.lock();
+        // Whoever misses one asks again soon.
+        if news.locks.len() < LOCKS_MAX {
+            news.locks.insert(event);
+        }
         drop(news);
         self.wake.notify_one();
     }
@@ -150,6 +173,13 @@ impl Hub {
         }
     }
 
+    /// Tells a device that something about a lock changed.
+    pub fn lock(&self, account: &AccountId, device: &DeviceId, event: LockEvent) {
+        let listening = self.0.lock();
+        let theirs = listening.streams.get(account).into_iter().flatten();
+        theirs.filter(|stream| stream.device == *device).for_each(|stream| stream.tell_lock(event));
+    }
+
     /// Ends the streams of a revoked device.
     pub fn revoked(&self, account: &AccountId, device: &DeviceId) {
         for stream in self.0.lock().streams.get(account).into_iter().flatten() {
@@ -168,16 +198,20 @@ impl Hub {
 }
 
 impl Listener {
-    /// The next head; `None` when the stream is to end.
-    pub async fn next(&self) -> Option<HeadEvent> {
+    /// What is next; `None` when the stream is to end.
+    pub async fn next(&self) -> Option<HubEvent> {
         loop {
             {
                 let mut news = self.stream.news.lock();
                 if news.closed {
                     return None;
                 }
+                // Heads first: what a lock was released for is in them.
                 if let Some((db, seq)) = news.heads.pop_first() {
-                    return Some(HeadEvent { db, seq });
+                    return Some(HubEvent::Head(HeadEvent { db, seq }));
+                }
+                if let Some(event) = news.locks.pop_first() {
+                    return Some(HubEvent::Lock(event));
                 }
             }
             // A notification between the look above and this one is kept by `Notify`.
@@ -217,7 +251,10 @@ mod tests {
 
     async fn heard(listener: &Listener) -> Option<u64> {
         let soon = std::time::Duration::from_millis(20);
-        tokio::time::timeout(soon, listener.next()).await.ok().flatten().map(|event| event.seq)
+        match tokio::time::timeout(soon, listener.next()).await.ok().flatten()? {
+            HubEvent::Head(head) => Some(head.seq),
+            HubEvent::Lock(event) => panic!("{event}"),
+        }
     }
 
     #[tokio::test]
@@ -229,6 +266,19 @@ mod tests {
         assert_eq!(heard(&alice).await, Some(50));
         assert_eq!(heard(&alice).await, None);
         assert_eq!(heard(&bob).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_device_hears_of_its_locks_and_other_devices_do_not() {
+        let (hub, store) = (Hub::default(), store());
+        let one = hub.listen(&session(ALICE, 1), 9, &store).unwrap();
+        let two = hub.listen(&session(ALICE, 2), 9, &store).unwrap();
+        let event = LockEvent { db: DB, token: crate::format::LockToken([7; 16]) };
+        hub.lock(&ALICE, &DeviceId([1; 32]), event);
+        hub.lock(&ALICE, &DeviceId([1; 32]), event);
+        assert_eq!(one.next().await, Some(HubEvent::Lock(event)));
+        assert_eq!(heard(&one).await, None, "told once");
+        assert_eq!(heard(&two).await, None);
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ mod error;
 mod folders;
 mod hub;
 mod listen;
+mod locks;
 mod quota;
 mod rate;
 mod routes;
@@ -43,6 +44,7 @@ use auth::{Auth, invite_hash, new_invite};
 use commit::Committer;
 use folders::Folders;
 use hub::Hub;
+use locks::Locks;
 use quota::Quota;
 use rate::Buckets;
 use routes::Buffers;
@@ -58,6 +60,7 @@ struct App {
     accounts: Arc<Accounts>,
     folders: Arc<Folders>,
     hub: Hub,
+    locks: Arc<Locks>,
     quota: Arc<Quota>,
     by_account: Buckets<AccountId>,
     by_address: Buckets<IpAddr>,
@@ -79,7 +82,9 @@ impl App {
         let limits = config.limits.clone();
         let hub = Hub::default();
         let accounts = Arc::new(Accounts::new(store.clone(), committer.clone()));
-        let folders = Folders::new(store.clone(), blobs.clone(), accounts.clone(), committer.clone(), hub.clone());
+        let locks = Arc::new(Locks::new(limits.lock_lease, hub.clone(), store.clone(), committer.clone()));
+        let parts = (accounts.clone(), committer.clone(), hub.clone(), locks.clone());
+        let folders = Folders::new(store.clone(), blobs.clone(), parts);
         Self {
             auth: Auth::new(name, store.clone(), committer.clone()),
             quota: Arc::new(Quota::new(limits.quota_bytes, store.clone())),
@@ -95,6 +100,7 @@ impl App {
             committer,
             accounts,
             hub,
+            locks,
         }
     }
 

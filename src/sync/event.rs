@@ -79,6 +79,14 @@ pub enum Event {
         /// The folder.
         db: DbId,
     },
+    /// The connection was lost for longer than locks are kept, and another member has locked by now what programs here
+    /// still believe to have locked.
+    LockBroken {
+        /// The folder.
+        db: DbId,
+        /// The file's path in the folder.
+        file: String,
+    },
     /// The user is no member any more, and nothing of the folder is left here.
     Departed {
         /// The folder.
@@ -121,7 +129,10 @@ impl Hub {
             Event::FalseCheckpoint { .. } => tracing::error!(?event, "a member misbehaves"),
             Event::Misbehaviour { .. } | Event::CorruptBlob { .. } => tracing::error!(?event, "server misbehaves"),
             Event::Offline { .. } | Event::UploadBlocked { .. } | Event::EntryIgnored { .. } => tracing::warn!(?event),
-            // The folder's name stays out of the log.
+            // Names stay out of the log.
+            Event::LockBroken { db, .. } => {
+                tracing::warn!(%db, "another member has a lock that programs here believe to have")
+            }
             Event::Departed { db, kept, .. } => tracing::warn!(%db, ?kept, "no longer a member of a folder"),
             Event::Online | Event::FolderJoined { .. } | Event::RoleChanged { .. } | Event::RotationDue { .. } => {
                 tracing::info!(?event);

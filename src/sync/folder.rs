@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::accounts::Accounts;
 use super::event::{Event, Hub};
 use super::fetch::{Fetcher, deadline};
+use super::locks::Locks;
 use super::member::Command;
 use super::present::Present;
 use super::runtime::run_on;
@@ -89,6 +90,7 @@ pub struct Folder {
     pub(super) retry_now: RetryNow,
     /// Number of the first operation of the entry that was staged last.
     pub(super) staged_from: AtomicU64,
+    pub(super) locks: Locks,
     fetcher: Arc<Fetcher>,
     pub(super) standing: RwLock<Present>,
     on_standing: RwLock<Option<OnStanding>>,
@@ -140,6 +142,7 @@ impl Folder {
             commands,
             retry_now: RetryNow::default(),
             staged_from: AtomicU64::new(0),
+            locks: Locks::new(),
             standing: RwLock::new(present),
             on_standing: RwLock::default(),
             frozen: RwLock::new(evidence::frozen(dir)?),
@@ -313,7 +316,7 @@ impl Folder {
         })
     }
 
-    async fn uploaded(&self) -> Result<(), SyncError> {
+    pub(super) async fn uploaded(&self) -> Result<(), SyncError> {
         let replica = Arc::clone(&self.replica);
         let journaled = tokio::task::spawn_blocking(move || replica.flush(false));
         journaled.await.map_err(|_| SyncError::Closed)??;

@@ -69,6 +69,7 @@ impl Folder {
     pub(super) fn note_standing(&self, next: Present) {
         let before = *self.standing.read();
         self.duties.notify_one();
+        self.locks.wake();
         if before.departed || next.role.is_none() || Self::is_another_membership(&before, &next) {
             self.standing.write().rotation_due = next.rotation_due;
             return;

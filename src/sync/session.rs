@@ -34,6 +34,9 @@ pub(super) const CALL_DEADLINE: Duration = Duration::from_secs(60);
 /// Bytes of ciphertext that each folder keeps for reading, unless told otherwise.
 pub const DEFAULT_CACHE_BYTES: u64 = 8 << 30;
 
+/// How long closing may take to tell the server that nothing is locked any more.
+const LOCKS_END: Duration = Duration::from_secs(1);
+
 /// Where the session's files are, and how much it may keep.
 #[derive(Clone, Debug)]
 pub struct SessionPaths {
@@ -240,6 +243,12 @@ impl Session {
     /// # Errors
     /// The first journal that could not be made durable. Everything is closed all the same.
     pub fn close(&self) -> Result<(), SyncError> {
+        let inner = Arc::clone(&self.inner);
+        // So that nobody waits for a lease to run out. Without the server they do.
+        let _ = self.timed(LOCKS_END, "giving up locks", async move {
+            futures_util::future::join_all(inner.all().iter().map(|folder| folder.end_locks())).await;
+            Ok(())
+        });
         self.inner.close()
     }
 
@@ -290,7 +299,9 @@ impl Inner {
         let uploader = runtime.spawn(Uploader::new(Arc::clone(&folder), commands).run());
         let steward = runtime.spawn(Arc::clone(&folder).run_steward());
         let auditor = runtime.spawn(Arc::clone(&folder).run_auditor());
-        folder.tasks.lock().extend([follower, uploader, steward, auditor].map(|task| task.abort_handle()));
+        let locks = runtime.spawn(Arc::clone(&folder).run_locks());
+        let tasks = [follower, uploader, steward, auditor, locks];
+        folder.tasks.lock().extend(tasks.map(|task| task.abort_handle()));
         Ok(folder)
     }
 

@@ -51,12 +51,14 @@ impl Inner {
                     for folder in self.all() {
                         folder.follow.notify_one();
                         folder.retry_now();
+                        folder.locks.reconnected();
                     }
                     if let Err(error) = self.discover().await {
                         tracing::warn!(%error, "the server did not list the folders");
                     }
                 }
                 Ok(ServerEvent::Head(head)) => self.announce(head.db, head.seq).await,
+                Ok(ServerEvent::Lock(lock)) => self.lock_changed(lock),
                 Ok(ServerEvent::KeepAlive) => {}
                 Err(error) => return error,
             }

@@ -18,6 +18,7 @@ use super::handles::{DirHandle, FileHandle};
 use super::inode::{Pin, Table};
 use super::keg_dir::KegHandle;
 use super::known::Known;
+use super::locks::Locks;
 use super::mounted::Mounted;
 use super::pool::Pool;
 use super::sealer::{Job, Worker};
@@ -62,6 +63,8 @@ pub(super) struct Core {
     pub failed: Mutex<Vec<Job>>,
     /// Why the last blob could not be stored; `None` once one could.
     pub disk: Mutex<Option<VfsError>>,
+    /// What programs have locked.
+    pub locks: Locks,
     pub syncs: Sender<SyncRequest>,
     jobs: Sender<Job>,
     nudges: Vec<Sender<()>>,
@@ -100,6 +103,7 @@ impl Core {
             hurry: AtomicUsize::new(0),
             failed: Mutex::default(),
             disk: Mutex::default(),
+            locks: Locks::default(),
             syncs,
             jobs,
             nudges,
@@ -289,6 +293,7 @@ impl Core {
         }
         drop(folders);
         self.follow(&folder);
+        self.follow_leases(&folder);
         folder
     }
 }

@@ -75,6 +75,18 @@ pub enum VfsError {
     /// Rename or link between two folders: they have different keys.
     #[error("source and destination are in different folders")]
     CrossFolder,
+    /// Somebody has a conflicting lock.
+    #[error("somebody has a conflicting lock")]
+    Locked,
+    /// Waiting for the lock would be waiting for oneself.
+    #[error("waiting for this lock would never end")]
+    Deadlock,
+    /// A signal came while the lock was waited for.
+    #[error("interrupted while waiting for a lock")]
+    Interrupted,
+    /// More locks than there may be.
+    #[error("too many locks")]
+    NoLocks,
     /// Not offered here.
     #[error("not supported")]
     Unsupported,

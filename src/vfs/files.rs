@@ -140,9 +140,9 @@ impl Vfs {
         if is_keg_handle(fh) {
             return self.keg_release(fh);
         }
-        if let Some(handle) = self.core.remove_file(fh)
-            && handle.mode.write
-        {
+        let Some(handle) = self.core.remove_file(fh) else { return };
+        self.unlock_released(handle.pin.ino, fh);
+        if handle.mode.write {
             let mut state = handle.pin.state.lock();
             if let Err(error) = self.core.start_flush(&handle.pin, &mut state, Flush::Settle) {
                 state.error = Some(error);

@@ -31,6 +31,7 @@ impl Vfs {
             found.ok_or(VfsError::NotFound)?
         };
         folder.leave();
+        core.drop_locks(|other| Arc::ptr_eq(other, &folder));
         if let Some(notifier) = core.notifier.get() {
             if core.lists_folders {
                 notifier.entry(super::ROOT, folder.source.name().as_bytes());

@@ -13,10 +13,12 @@ use bytes::Bytes;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use crate::format::{BlobId, DeviceId, Extent, KegId, Op, OpKind, Role};
+use crate::format::{BlobId, DeviceId, Extent, KegId, LockSet, LockSpan, Op, OpKind, Role};
 use crate::keg::{self, Context, MemStore, Node, Store};
 
-use super::{FolderSource, KegDir, Listed, OnChange, Progress, Slot, SourceChange, VfsError};
+use super::{
+    Agreed, FolderSource, KegDir, LeaseNews, Listed, OnChange, ProbeDone, Progress, Slot, SourceChange, VfsError,
+};
 
 /// Faults, and the state of the world, as a test orders them.
 #[derive(Clone, Debug)]
@@ -58,6 +60,15 @@ pub struct MemoryFolder {
     filled: Condvar,
     callbacks: RwLock<Vec<Arc<OnChange>>>,
     keg_dir: RwLock<Option<Arc<dyn KegDir>>>,
+    locks: Mutex<Locks>,
+    lease_news: RwLock<Option<Box<dyn LeaseNews>>>,
+}
+
+/// Locks of other members, as a test orders them: the same on every file.
+#[derive(Default)]
+struct Locks {
+    others: LockSet,
+    asked: HashMap<KegId, Vec<(LockSpan, bool)>>,
 }
 
 #[derive(Default)]
@@ -106,6 +117,8 @@ impl MemoryFolder {
             filled: Condvar::new(),
             callbacks: RwLock::default(),
             keg_dir: RwLock::default(),
+            locks: Mutex::default(),
+            lease_news: RwLock::default(),
         })
     }
 
@@ -117,6 +130,41 @@ impl MemoryFolder {
     /// Orders faults.
     pub fn set_faults(&self, change: impl FnOnce(&mut Faults)) {
         change(&mut self.faults.write());
+    }
+
+    /// Other members hold this of every file from now on. Nobody is told before [`MemoryFolder::answer_locks`].
+    pub fn others_hold(&self, held: LockSet) {
+        self.locks.lock().others = held;
+    }
+
+    /// Answers what was asked about locks so far.
+    pub fn answer_locks(&self) {
+        let (asked, others) = {
+            let locks = self.locks.lock();
+            (locks.asked.clone(), locks.others.clone())
+        };
+        for (keg, wants) in asked {
+            let taken: Vec<_> =
+                wants.into_iter().map(|(span, _)| span).filter(|span| others.conflict(span).is_some()).collect();
+            if let Some(news) = &*self.lease_news.read() {
+                news.changed(&keg, &taken);
+            }
+        }
+    }
+
+    /// Another member waits for a lock on the file; returns when what was written is in the journal.
+    pub fn settle(&self, keg: &KegId) {
+        let (done, settled) = std::sync::mpsc::channel();
+        if let Some(news) = &*self.lease_news.read() {
+            news.settle(
+                keg,
+                Box::new(move || {
+                    // Nobody listens after a minute.
+                    let _ = done.send(());
+                }),
+            );
+        }
+        let _ = settled.recv_timeout(Duration::from_secs(60));
     }
 
     /// Blobs are on the server only from now on.
@@ -378,5 +426,28 @@ impl FolderSource for MemoryFolder {
 
     fn on_change(&self, callback: OnChange) {
         self.callbacks.write().push(Arc::new(callback));
+    }
+
+    fn claim(&self, _keg: &KegId, held: &LockSet, _newcomer: bool) -> Agreed {
+        let others = &self.locks.lock().others;
+        let free = held.spans().iter().all(|span| others.conflict(span).is_none());
+        if free { Agreed::Yes } else { Agreed::Unknown }
+    }
+
+    fn want(&self, keg: &KegId, _held: &LockSet, wants: &[(LockSpan, bool)]) {
+        let asked = &mut self.locks.lock().asked;
+        match wants {
+            [] => asked.remove(keg),
+            wants => asked.insert(*keg, wants.to_vec()),
+        };
+    }
+
+    fn probe(&self, _keg: &KegId, span: &LockSpan, done: ProbeDone) {
+        let in_the_way = self.locks.lock().others.conflict(span);
+        done(in_the_way);
+    }
+
+    fn on_lease(&self, news: Box<dyn LeaseNews>) {
+        *self.lease_news.write() = Some(news);
     }
 }

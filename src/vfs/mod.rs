@@ -9,12 +9,13 @@
 //! | `files` → `layer` → `buffer` | takes written bytes into memory |
 //! | `flush` → `block` → `sealer` | memory → sealed blobs in the spool → a change in the journal |
 //! | `read` → `segments`, `extents`, `prefetch` | journal and blobs → opened segments → the reader |
+//! | `locks` | who may lock what, among programs and members |
 //! | `keg_dir` | what is made when it is asked for: `.keg`, and other states of a folder in it |
 //! | `stores`, `around` | opened segments → the kernel's cache |
 //!
 //! Locks, in the order in which they may be taken: a folder's `names`; the table of inodes; one inode's `state`; then
-//! any of the leaves (extent map, budget, segment cache, queues). Nothing waits for the network under a lock, and the
-//! notifier is called under none.
+//! any of the leaves (extent map, budget, segment cache, queues, locks of files). Nothing waits for the network under a
+//! lock, and the notifier is called under none.
 
 mod around;
 mod attrs;
@@ -32,6 +33,7 @@ mod keg_dir;
 mod known;
 mod layer;
 mod leave;
+mod locks;
 mod memory;
 mod mounted;
 mod names;
@@ -46,12 +48,13 @@ mod types;
 #[path = "vfs.rs"]
 mod view;
 
-/// What an inode is; part of [`Attr`], so that callers need not know the formats.
-pub use crate::format::NodeKind;
+/// Parts of what callers give and get, so that they need not know the formats.
+pub use crate::format::{LOCK_END, LockSet, LockSpace, LockSpan, NodeKind};
 pub use error::{ReadOnlyReason, VfsError};
 pub use keg_dir::{KegDir, KegFile, KegNode};
+pub use locks::{InTheWay, LockDone, LockRequest};
 pub use memory::{Faults, MemoryFolder};
-pub use source::{FolderSource, Listed, OnChange, Progress, Slot, SourceChange};
+pub use source::{Agreed, FolderSource, LeaseNews, Listed, OnChange, ProbeDone, Progress, Slot, SourceChange};
 pub use stores::Store;
 pub use types::{
     Allocate, Attr, Caller, DirEntry, Entry, Ino, Notifier, OpenMode, Opened, ReadDone, RenameMode, SetAttr, SetTime,

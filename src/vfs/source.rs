@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::format::{BlobId, DeviceId, Extent, KegId, Op, OpKind, Role};
+use crate::format::{BlobId, DeviceId, Extent, KegId, LockSet, LockSpan, Op, OpKind, Role};
 use crate::keg::Node;
 
 use super::VfsError;
@@ -58,6 +58,29 @@ pub enum Progress {
     /// The server has sequenced it.
     OnServer,
 }
+
+/// Whether programs of this mount may hold what they want to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Agreed {
+    /// They may, from now on.
+    Yes,
+    /// The other members are to be asked.
+    Unknown,
+    /// Another member has waited longer: first let go of what is held.
+    NotYet,
+}
+
+/// What a folder tells of locks. Called with no lock held.
+pub trait LeaseNews: Send + Sync {
+    /// What the folder may hold of the file is another; of these wishes others have what is in the way.
+    fn changed(&self, keg: &KegId, taken: &[LockSpan]);
+    /// Another member waits for what was locked: brings what was written into the journal, and calls `done`, on any
+    /// thread, even where that failed.
+    fn settle(&self, keg: &KegId, done: Box<dyn FnOnce() + Send>);
+}
+
+/// Is told what of another member is in the way of a lock.
+pub type ProbeDone = Box<dyn FnOnce(Option<LockSpan>) + Send>;
 
 /// One shared folder as the vfs sees it. All methods may be called from any thread; those without a deadline answer
 /// from local state. The tree is the mounted view: confirmed state with pending work applied on top.
@@ -126,4 +149,24 @@ pub trait FolderSource: Send + Sync + 'static {
     }
     /// Calls back after every change that others made, with no lock held.
     fn on_change(&self, callback: OnChange);
+
+    /// Programs of this mount are to hold `held` of the file; a `newcomer` has held nothing of it so far. Answers from
+    /// memory. A folder without other members agrees.
+    fn claim(&self, keg: &KegId, held: &LockSet, newcomer: bool) -> Agreed {
+        let _ = (keg, held, newcomer);
+        Agreed::Yes
+    }
+    /// Programs of this mount hold `held` of the file, no more, and want these spans, each with whether they wait for it.
+    fn want(&self, keg: &KegId, held: &LockSet, wants: &[(LockSpan, bool)]) {
+        let _ = (keg, held, wants);
+    }
+    /// Asks whether another member is in the way of `span`; answers at once or later.
+    fn probe(&self, keg: &KegId, span: &LockSpan, done: ProbeDone) {
+        let _ = (keg, span);
+        done(None);
+    }
+    /// Tells of locks from now on.
+    fn on_lease(&self, news: Box<dyn LeaseNews>) {
+        drop(news);
+    }
 }

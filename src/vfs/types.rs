@@ -232,6 +232,10 @@ pub trait Notifier: Send + Sync {
     fn attr(&self, ino: Ino);
     /// The name means something else now, or nothing, or something for the first time.
     fn entry(&self, parent: Ino, name: &[u8]);
+    /// Calls `then` when everything told before has reached the kernel, on another thread; it must not block.
+    fn after(&self, then: Box<dyn FnOnce() + Send>) {
+        then();
+    }
     /// The kernel may want this in its cache. A hint: it may be dropped, now or later.
     fn store(&self, store: super::Store);
 }

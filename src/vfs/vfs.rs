@@ -90,6 +90,7 @@ impl Vfs {
         for folder in core.mounted() {
             folder.leave();
         }
+        core.drop_locks(|_| true);
         for handle in std::mem::take(&mut *core.files.write()).into_values() {
             handle.reader.closed.store(true, Ordering::Release);
         }

@@ -17,7 +17,7 @@ use kegfs::crypto::verified;
 use kegfs::format::{AccountId, BlobId, Extent, KegId, NodeKind, Op, OpKind};
 use kegfs::keg::ROOT_INO;
 use kegfs::remote::{FailingRemote, HttpOptions, Remote};
-use kegfs::server::{Config, Running, Server};
+use kegfs::server::{Config, Limits, Running, Server};
 use kegfs::sync::{FETCH_DEADLINE, Folder, NewAccount, Session, SessionPaths, connect};
 use kegfs::sys::{clock, random};
 use tempfile::TempDir;
@@ -31,17 +31,22 @@ pub struct Kegd {
     running: Option<(Runtime, Running)>,
     pub address: SocketAddr,
     pub invite: String,
+    limits: Limits,
 }
 
 impl Kegd {
     pub fn start() -> Self {
+        Self::start_with(Limits::default())
+    }
+
+    pub fn start_with(limits: Limits) -> Self {
         // RUST_LOG=debug shows what everybody does.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let data = tempfile::tempdir().unwrap();
-        let (runtime, running) = start(data.path(), SocketAddr::from(([127, 0, 0, 1], 0)));
+        let (runtime, running) = start(data.path(), SocketAddr::from(([127, 0, 0, 1], 0)), &limits);
         let invite = running.invite().unwrap().to_owned();
-        Self { address: running.address(), invite, data, running: Some((runtime, running)) }
+        Self { address: running.address(), invite, data, running: Some((runtime, running)), limits }
     }
 
     pub fn url(&self) -> String {
@@ -59,7 +64,7 @@ impl Kegd {
     /// Starts it again on the same port and data.
     pub fn restart(&mut self) {
         self.kill();
-        self.running = Some(start(self.data.path(), self.address));
+        self.running = Some(start(self.data.path(), self.address, &self.limits));
     }
 
     pub fn data(&self) -> &Path {
@@ -73,11 +78,11 @@ impl Drop for Kegd {
     }
 }
 
-fn start(data: &Path, listen: SocketAddr) -> (Runtime, Running) {
+fn start(data: &Path, listen: SocketAddr, limits: &Limits) -> (Runtime, Running) {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let until = Instant::now() + PATIENCE;
     loop {
-        let config = Config { listen, ..Config::new(data.to_owned()) };
+        let config = Config { listen, limits: limits.clone(), ..Config::new(data.to_owned()) };
         match runtime.block_on(Server::start(config)) {
             Ok(running) => return (runtime, running),
             // The one before is still letting go of its files and its port.
@@ -291,7 +296,10 @@ pub struct Pair {
 
 impl Pair {
     pub fn new() -> Self {
-        let kegd = Kegd::start();
+        Self::on(Kegd::start())
+    }
+
+    pub fn on(kegd: Kegd) -> Self {
         let (alice, bob) = (Person::join(&kegd, "alice"), Person::join(&kegd, "bob"));
         let ours = alice.session().create_folder("acme").unwrap();
         alice.session().add_member(&ours, bob.id, kegfs::format::Role::Editor).unwrap();

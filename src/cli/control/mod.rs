@@ -9,8 +9,8 @@ mod server;
 
 pub use client::Client;
 pub use protocol::{
-    ActivityInfo, FolderInfo, FolderStatus, HistoryWanted, KeptInfo, MemberInfo, MountInfo, MountSettings, Pending,
-    RecoveredFile, Reply, Request, Response, Status,
+    ActivityInfo, FolderInfo, FolderStatus, HistoryWanted, KeptInfo, LockLine, MemberInfo, MountInfo, MountSettings,
+    Pending, RecoveredFile, Reply, Request, Response, Status,
 };
 pub use server::{Handler, Server};
 

@@ -320,6 +320,12 @@ pub struct FolderStatus {
     pub expires_ms: Option<i64>,
     /// The last error of exchanging changes.
     pub last_error: Option<String>,
+    /// Who has locked what.
+    #[serde(default)]
+    pub locks: Vec<LockLine>,
+    /// Programs here lock among themselves: the other members do not see it.
+    #[serde(default)]
+    pub locks_local_only: bool,
     /// Warnings of the folder's log that were not marked as seen, the newest few.
     #[serde(default)]
     pub warnings: Vec<ActivityInfo>,
@@ -344,6 +350,23 @@ pub struct ActivityInfo {
     pub warning: bool,
     /// What happened.
     pub text: String,
+}
+
+/// What one device has locked of a file, or waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockLine {
+    /// The file's path in the folder.
+    pub path: String,
+    /// Whose, such as `alice's laptop`.
+    pub holder: String,
+    /// This device's.
+    pub mine: bool,
+    /// What: `flock exclusive`, `bytes 0-99 shared`, and so on.
+    pub held: Vec<String>,
+    /// What is waited for.
+    pub waiting: Vec<String>,
+    /// Another member has it as well: the connection was lost for too long.
+    pub broken: bool,
 }
 
 /// A folder.

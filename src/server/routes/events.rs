@@ -1,4 +1,4 @@
-//! The event stream: new heads of the caller's folders, as they come.
+//! The event stream: new heads of the caller's folders, and what its device must know of locks, as they come.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +13,10 @@ use super::super::App;
 use super::super::auth::now_ms;
 use super::super::body::{blocking, now};
 use super::super::error::Refused;
+use super::super::hub::HubEvent;
 use super::Caller;
 use crate::api::limits::KEEP_ALIVE_SECS;
-use crate::api::{EVENT_HEAD, EVENT_READY};
+use crate::api::{EVENT_HEAD, EVENT_LOCK, EVENT_READY};
 
 /// [`crate::api::routes::EVENTS`]. Ends with the session, with the device's revocation and with the server.
 pub async fn stream(
@@ -34,11 +35,14 @@ pub async fn stream(
         }
     })
     .await?;
-    let heads = stream::unfold(listener, move |listener| async move {
-        let head = timeout_at(end, listener.next()).await.ok().flatten()?;
-        Some((Ok(Event::default().event(EVENT_HEAD).data(head.to_string())), listener))
+    let events = stream::unfold(listener, move |listener| async move {
+        let event = match timeout_at(end, listener.next()).await.ok().flatten()? {
+            HubEvent::Head(head) => Event::default().event(EVENT_HEAD).data(head.to_string()),
+            HubEvent::Lock(lock) => Event::default().event(EVENT_LOCK).data(lock.to_string()),
+        };
+        Some((Ok(event), listener))
     });
     let ready = stream::iter([Ok(Event::default().event(EVENT_READY).data(""))]);
     let keep_alive = KeepAlive::new().interval(Duration::from_secs(KEEP_ALIVE_SECS)).text("keep-alive");
-    Ok(Sse::new(ready.chain(heads)).keep_alive(keep_alive))
+    Ok(Sse::new(ready.chain(events)).keep_alive(keep_alive))
 }

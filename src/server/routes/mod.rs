@@ -4,6 +4,7 @@ mod accounts;
 mod blobs;
 mod dbs;
 mod events;
+mod locks;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -39,6 +40,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route(routes::BOX, get(dbs::member_box))
         .route(routes::BLOBS_MISSING, post(blobs::missing))
         .route(routes::BLOB, get(blobs::get).put(blobs::put))
+        .route(routes::LOCKS, post(locks::call))
         .route(routes::EVENTS, get(events::stream))
         .route(routes::HEALTHZ, get(health))
         .fallback(async || Refused::new(ErrorCode::NoRoute, "there is no such route"))

@@ -30,6 +30,7 @@ struct Db {
     former: BTreeMap<AccountId, u64>,
     blobs: BTreeMap<BlobId, u64>,
     released: BTreeMap<BlobId, u64>,
+    lock_holders: BTreeMap<(AccountId, DeviceId), i64>,
 }
 
 impl Db {
@@ -127,6 +128,11 @@ impl Held {
             }
             Write::Release { db, blob, seq } => {
                 self.dbs.entry(db).or_default().released.insert(blob, seq);
+            }
+            Write::LockHolder { db, account, device, until_ms, now_ms } => {
+                let holders = &mut self.dbs.entry(db).or_default().lock_holders;
+                holders.retain(|_, until| *until > now_ms);
+                holders.insert((account, device), until_ms);
             }
         }
     }
@@ -239,6 +245,12 @@ impl LogStore for MemoryStore {
 
     fn former(&self, db: &DbId, account: &AccountId) -> Result<Option<u64>, StoreError> {
         Ok(self.of(db, |db| db.former.get(account).copied()))
+    }
+
+    fn lock_holders(&self, db: &DbId, now_ms: i64) -> Result<Vec<(AccountId, DeviceId)>, StoreError> {
+        let held = self.0.lock();
+        let holders = held.dbs.get(db).into_iter().flat_map(|db| &db.lock_holders);
+        Ok(holders.filter(|(_, until)| **until > now_ms).map(|(who, _)| *who).collect())
     }
 
     fn dbs_of(&self, account: &AccountId) -> Result<Vec<(DbId, u64, MemberRow)>, StoreError> {

@@ -218,6 +218,19 @@ pub enum Write {
         /// Since which entry.
         seq: u64,
     },
+    /// A device may hold locks in a folder until then; see [`LogStore::lock_holders`].
+    LockHolder {
+        /// The folder.
+        db: DbId,
+        /// Whose.
+        account: AccountId,
+        /// Which device.
+        device: DeviceId,
+        /// Milliseconds since 1970 UTC.
+        until_ms: i64,
+        /// Now, likewise: what ended before is forgotten.
+        now_ms: i64,
+    },
 }
 
 /// Changes that belong together.
@@ -270,6 +283,9 @@ pub trait LogStore: Send + Sync {
     fn payer(&self, db: &DbId) -> Result<Option<AccountId>, StoreError>;
     /// Bytes of all blobs of all folders that count against an account.
     fn usage(&self, payer: &AccountId) -> Result<u64, StoreError>;
+
+    /// The devices that may hold locks in a folder at `now_ms`.
+    fn lock_holders(&self, db: &DbId, now_ms: i64) -> Result<Vec<(AccountId, DeviceId)>, StoreError>;
 
     /// Whether the store works now.
     fn check(&self) -> Result<(), StoreError>;

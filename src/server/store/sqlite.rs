@@ -16,7 +16,7 @@ use crate::format::{AccountId, ChainHash, DbId, DeviceId, EntryHash, Head, KeyBo
 use crate::keyring::AuthorState;
 
 /// Layout of the tables, kept in `user_version`.
-const LAYOUT: i64 = 2;
+const LAYOUT: i64 = 3;
 
 /// `released` in `blob` is the entry since which no current file refers to the blob.
 const SCHEMA: &str = "
@@ -53,6 +53,12 @@ CREATE TABLE former (account BLOB NOT NULL, db BLOB NOT NULL, seq INTEGER NOT NU
     WITHOUT ROWID;
 ";
 
+/// What layout 3 has more: which devices may hold locks, so that a restart knows for whom to wait.
+const LOCK_HOLDER: &str = "
+CREATE TABLE lock_holder (db BLOB NOT NULL, account BLOB NOT NULL, device BLOB NOT NULL, until_ms INTEGER NOT NULL,
+    PRIMARY KEY (db, account, device)) WITHOUT ROWID;
+";
+
 /// Logs in SQLite.
 pub struct SqliteStore {
     path: PathBuf,
@@ -70,8 +76,11 @@ impl SqliteStore {
         writer.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=4000;")?;
         let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
         match transaction.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))? {
-            0 => transaction.execute_batch(&format!("{SCHEMA} {FORMER} PRAGMA user_version={LAYOUT};"))?,
-            1 => transaction.execute_batch(&format!("{FORMER} PRAGMA user_version={LAYOUT};"))?,
+            0 => {
+                transaction.execute_batch(&format!("{SCHEMA} {FORMER} {LOCK_HOLDER} PRAGMA user_version={LAYOUT};"))?
+            }
+            1 => transaction.execute_batch(&format!("{FORMER} {LOCK_HOLDER} PRAGMA user_version={LAYOUT};"))?,
+            2 => transaction.execute_batch(&format!("{LOCK_HOLDER} PRAGMA user_version={LAYOUT};"))?,
             LAYOUT => {}
             found => return Err(StoreError::Newer { found, known: LAYOUT }),
         }
@@ -232,6 +241,10 @@ fn apply(connection: &Connection, write: &Write) -> Result<(), StoreError> {
         Write::Release { db, blob, seq } => {
             run("UPDATE blob SET released=? WHERE db=? AND id=?", params![int(*seq), db.0, blob.0])?;
         }
+        Write::LockHolder { db, account, device, until_ms, now_ms } => {
+            run("DELETE FROM lock_holder WHERE db=? AND until_ms<=?", params![db.0, now_ms])?;
+            run("INSERT OR REPLACE INTO lock_holder VALUES (?,?,?,?)", params![db.0, account.0, device.0, until_ms])?;
+        }
     }
     Ok(())
 }
@@ -389,6 +402,11 @@ impl LogStore for SqliteStore {
 
     fn former(&self, db: &DbId, account: &AccountId) -> Result<Option<u64>, StoreError> {
         self.one("SELECT seq FROM former WHERE account=? AND db=?", params![account.0, db.0], |row| uint(row, 0))
+    }
+
+    fn lock_holders(&self, db: &DbId, now_ms: i64) -> Result<Vec<(AccountId, DeviceId)>, StoreError> {
+        let sql = "SELECT account,device FROM lock_holder WHERE db=? AND until_ms>?";
+        self.all(sql, params![db.0, now_ms], |row| Ok((AccountId(row.get(0)?), DeviceId(row.get(1)?))))
     }
 
     fn dbs_of(&self, account: &AccountId) -> Result<Vec<(DbId, u64, MemberRow)>, StoreError> {

@@ -73,7 +73,7 @@ fn a_store_of_the_first_layout_is_taken_over() {
     {
         let old = rusqlite::Connection::open(&path).unwrap();
         drop(SqliteStore::open(&path).unwrap());
-        old.execute_batch("DROP TABLE former; PRAGMA user_version=1;").unwrap();
+        old.execute_batch("DROP TABLE former; DROP TABLE lock_holder; PRAGMA user_version=1;").unwrap();
     }
     let store = SqliteStore::open(&path).unwrap();
     done(&store, vec![entry(1, 3), Write::Former { db: DB, account: BOB, seq: 1 }]);
@@ -195,4 +195,20 @@ fn what_was_committed_is_there_after_opening_again_and_newer_layouts_are_refused
     assert_eq!(SqliteStore::open(&path).unwrap().head(&DB).unwrap(), Some(at(1)));
     rusqlite::Connection::open(&path).unwrap().execute_batch("PRAGMA user_version=99").unwrap();
     assert!(matches!(SqliteStore::open(&path), Err(StoreError::Newer { found: 99, .. })));
+}
+
+#[test]
+fn devices_that_may_hold_locks_are_remembered_until_their_time_is_over() {
+    on_every_store(|store| {
+        let holder =
+            |account, until_ms, now_ms| vec![Write::LockHolder { db: DB, account, device: LAPTOP, until_ms, now_ms }];
+        done(store, holder(ALICE, 100, 0));
+        done(store, holder(BOB, 200, 0));
+        done(store, holder(ALICE, 150, 50));
+        assert_eq!(store.lock_holders(&DB, 100).unwrap(), [(ALICE, LAPTOP), (BOB, LAPTOP)]);
+        assert_eq!(store.lock_holders(&DB, 150).unwrap(), [(BOB, LAPTOP)]);
+        assert_eq!(store.lock_holders(&DbId([9; 32]), 0).unwrap(), []);
+        done(store, holder(BOB, 400, 300));
+        assert_eq!(store.lock_holders(&DB, 0).unwrap(), [(BOB, LAPTOP)], "what ended is forgotten");
+    });
 }
