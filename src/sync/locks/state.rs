@@ -199,14 +199,20 @@ impl State {
             None => (file.lent && !file.recalled) || file.agreed.covers_all(wanted),
         };
         let grown = !file.held.covers_all(held);
-        if alone || file.broken || !grown || (within && !(newcomer && file.contended)) {
-            file.hold(held, now);
+        let agreed = if alone || file.broken {
             Agreed::Yes
         } else if newcomer && file.contended && !(file.held.is_empty() && file.agreed.is_empty()) {
+            // Also where it would not make what is held more: readers who overlap would keep a writer out for ever.
             Agreed::NotYet
+        } else if !grown || within {
+            Agreed::Yes
         } else {
             Agreed::Unknown
+        };
+        if agreed == Agreed::Yes {
+            file.hold(held, now);
         }
+        agreed
     }
 
     /// See [`super::Folder::want_locks`]; tells whether there is something to do.
