@@ -11,8 +11,8 @@ use std::time::Instant;
 use kegfs::vfs::*;
 
 const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 1, umask: 0 };
-const READ: OpenMode = OpenMode { read: true, write: false, append: false, truncate: false };
-const WRITE: OpenMode = OpenMode { read: true, write: true, append: false, truncate: false };
+const READ: OpenMode = OpenMode { read: true, write: false, truncate: false };
+const WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false };
 const STREAM: u64 = 1 << 30;
 
 fn main() {

@@ -238,7 +238,7 @@ pub struct MountArgs {
     /// The directory to mount on; must exist and be empty
     #[arg(value_name = "DIR")]
     pub second: Option<PathBuf>,
-    /// Options, separated by commas: ro, allow_other, fsync=server
+    /// Options, separated by commas: ro, allow_other, fsync=server, owners=stored
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
     pub options: Vec<String>,
 }

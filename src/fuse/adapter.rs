@@ -86,6 +86,13 @@ fn empty(reply: ReplyEmpty, result: Result<(), VfsError>) {
     }
 }
 
+fn written(reply: ReplyWrite, result: Result<u32, VfsError>) {
+    match result {
+        Ok(count) => reply.written(count),
+        Err(error) => reply.error(errno_of(&error)),
+    }
+}
+
 /// An attribute's value or list under getxattr(2)'s rule: `size` 0 asks for the length.
 fn xattr(reply: ReplyXattr, size: u32, result: Result<Vec<u8>, VfsError>) {
     match result {
@@ -218,7 +225,7 @@ impl Filesystem for Adapter {
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -227,7 +234,9 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         guarded("rename", || {
-            let Some(mode) = convert::rename_mode(flags) else { return reply.error(Errno::EINVAL) };
+            let Some(mode) = convert::rename_mode(flags, convert::caller(req, 0)) else {
+                return reply.error(Errno::EINVAL);
+            };
             empty(reply, self.vfs.rename(parent.0, name.as_bytes(), newparent.0, newname.as_bytes(), mode));
         });
     }
@@ -294,13 +303,13 @@ impl Filesystem for Adapter {
         offset: u64,
         data: &[u8],
         _write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        guarded("write", || match self.vfs.write(fh.0, offset, data) {
-            Ok(written) => reply.written(written),
-            Err(error) => reply.error(errno_of(&error)),
+        guarded("write", || {
+            let append = flags.0 & libc::O_APPEND != 0;
+            written(reply, if append { self.vfs.append(fh.0, data) } else { self.vfs.write(fh.0, offset, data) });
         });
     }
 
@@ -531,24 +540,26 @@ impl Filesystem for Adapter {
         guarded("interrupt", || self.vfs.interrupt(unique.0));
     }
 
-    // What follows is not offered. ENOSYS tells the kernel to do it itself (copies) and not to
-    // ask again; fuser's own defaults would say the same with a line of log that names files.
-
     fn copy_file_range(
         &self,
         _req: &Request,
         _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
+        fh_in: FileHandle,
+        offset_in: u64,
         _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        reply.error(Errno::ENOSYS);
+        guarded("copy_file_range", || {
+            written(reply, self.vfs.copy_range(fh_in.0, offset_in, fh_out.0, offset_out, len));
+        });
     }
+
+    // What follows is not offered. ENOSYS tells the kernel to do it itself and not to ask again;
+    // fuser's own defaults would say the same with a line of log that names files.
 
     fn bmap(&self, _req: &Request, _ino: INodeNo, _blocksize: u32, _idx: u64, reply: ReplyBmap) {
         reply.error(Errno::ENOSYS);

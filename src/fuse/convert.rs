@@ -113,21 +113,22 @@ pub(super) fn caller(request: &Request, umask: u32) -> Caller {
 pub(super) fn open_mode(flags: OpenFlags) -> OpenMode {
     let access = flags.acc_mode();
     let write = access != OpenAccMode::O_RDONLY;
-    OpenMode {
-        read: access != OpenAccMode::O_WRONLY,
-        write,
-        append: flags.0 & libc::O_APPEND != 0,
-        truncate: write && flags.0 & libc::O_TRUNC != 0,
-    }
+    OpenMode { read: access != OpenAccMode::O_WRONLY, write, truncate: write && flags.0 & libc::O_TRUNC != 0 }
 }
 
-pub(super) fn rename_mode(flags: RenameFlags) -> Option<RenameMode> {
+pub(super) fn rename_mode(flags: RenameFlags, caller: Caller) -> Option<RenameMode> {
+    const NOREPLACE: RenameFlags = RenameFlags::RENAME_NOREPLACE;
+    const WHITEOUT: RenameFlags = RenameFlags::RENAME_WHITEOUT;
     if flags.is_empty() {
         Some(RenameMode::Replace)
-    } else if flags == RenameFlags::RENAME_NOREPLACE {
+    } else if flags == NOREPLACE {
         Some(RenameMode::NoReplace)
     } else if flags == RenameFlags::RENAME_EXCHANGE {
         Some(RenameMode::Exchange)
+    } else if flags == WHITEOUT {
+        Some(RenameMode::Whiteout { caller, replace: true })
+    } else if flags == WHITEOUT | NOREPLACE {
+        Some(RenameMode::Whiteout { caller, replace: false })
     } else {
         None
     }
@@ -187,14 +188,14 @@ mod tests {
     fn truncation_needs_write_access() {
         assert!(!open_mode(OpenFlags(libc::O_RDONLY | libc::O_TRUNC)).truncate);
         assert!(open_mode(OpenFlags(libc::O_RDWR | libc::O_TRUNC)).truncate);
-        let append = open_mode(OpenFlags(libc::O_WRONLY | libc::O_APPEND));
-        assert!(append.append && append.write && !append.read);
+        assert!(!open_mode(OpenFlags(libc::O_WRONLY)).read);
     }
 
     #[test]
     fn unknown_flags_have_no_counterpart() {
-        assert_eq!(rename_mode(RenameFlags::RENAME_WHITEOUT), None);
-        assert_eq!(rename_mode(RenameFlags::RENAME_NOREPLACE | RenameFlags::RENAME_EXCHANGE), None);
+        let exchange = RenameFlags::RENAME_EXCHANGE;
+        assert_eq!(rename_mode(RenameFlags::RENAME_WHITEOUT | exchange, Caller::default()), None);
+        assert_eq!(rename_mode(RenameFlags::RENAME_NOREPLACE | exchange, Caller::default()), None);
         assert_eq!(xattr_mode(libc::XATTR_CREATE | libc::XATTR_REPLACE), None);
         assert_eq!(allocate(libc::FALLOC_FL_COLLAPSE_RANGE), None);
         assert_eq!(allocate(libc::FALLOC_FL_PUNCH_HOLE), None);

@@ -77,7 +77,9 @@ impl Vfs {
         }
         let (uid, gid) = if core.options.owners_stored { (set.uid, set.gid) } else { (None, None) };
         let (mode, atime_ns) = (set.mode.map(|mode| mode & 0o7777), set.atime.map(at));
-        if mode.is_some() || uid.is_some() || gid.is_some() || atime_ns.is_some() || mtime_ns.is_some() {
+        // A change of nothing (`chown` to -1, or to what cannot be set here) still moves the change time.
+        let any = mode.is_some() || uid.is_some() || gid.is_some() || atime_ns.is_some() || mtime_ns.is_some();
+        if any || (set.size.is_none() && set.mtime.is_none()) {
             let kind = OpKind::SetAttr { keg: node.keg, mode, uid, gid, atime_ns, mtime_ns };
             folder.source.submit(kind, now_ns)?;
         }

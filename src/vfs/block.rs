@@ -34,6 +34,12 @@ impl Block {
         Arc::new(Self { len: buffer.len() as u32, state: RwLock::new(State::Plain(buffer)) })
     }
 
+    /// Of a chunk that is stored already: what a clone refers to.
+    pub(super) fn stored(extent: &Extent) -> Arc<Self> {
+        let place = Place { blob: extent.blob, blob_offset: extent.blob_offset, key: Zeroizing::new(extent.key) };
+        Arc::new(Self { len: extent.chunk_len, state: RwLock::new(State::Sealed(place)) })
+    }
+
     /// Number of plaintext bytes.
     pub(super) fn len(&self) -> u32 {
         self.len

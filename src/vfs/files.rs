@@ -38,7 +38,7 @@ impl Vfs {
         if self.core.is_list(ino) {
             return Err(VfsError::IsDirectory);
         }
-        let mode = OpenMode { write: mode.write || mode.append || mode.truncate, ..mode };
+        let mode = OpenMode { write: mode.write || mode.truncate, ..mode };
         let (folder, local) = if mode.write { self.core.locate_writable(ino)? } else { self.core.locate(ino)? };
         if Mounted::is_keg(local) {
             return self.core.keg_open(&folder, local, mode);
@@ -81,12 +81,21 @@ impl Vfs {
         Ok((entry, Opened { fh, keep_cache: false, direct: false }))
     }
 
-    /// Writes all of `data` at `offset` (at the end, for a handle opened to append). Waits while too much is written
-    /// and not sealed yet.
+    /// Writes all of `data` at `offset`. Waits while too much is written and not sealed yet.
     ///
     /// # Errors
     /// Also those of earlier work in the background, told once ([`VfsError::NoSpace`]): nothing of `data` is taken then.
     pub fn write(&self, fh: u64, offset: u64, data: &[u8]) -> Result<u32, VfsError> {
+        self.write_at(fh, Some(offset), data)
+    }
+
+    /// As [`Vfs::write`], at the end of the file. Whether a write appends is a matter of the write, not of the handle:
+    /// `fcntl` changes it, and pages of a mapping are written to their places whatever the handle was opened for.
+    pub fn append(&self, fh: u64, data: &[u8]) -> Result<u32, VfsError> {
+        self.write_at(fh, None, data)
+    }
+
+    fn write_at(&self, fh: u64, offset: Option<u64>, data: &[u8]) -> Result<u32, VfsError> {
         let core = &self.core;
         let handle = core.file(fh)?;
         handle.check_writable(core)?;
@@ -98,7 +107,7 @@ impl Vfs {
         let mut state = inode.state.lock();
         state.report()?;
         let layer = core.layer(inode, &mut state)?;
-        let offset = if handle.mode.append { layer.size } else { offset };
+        let offset = offset.unwrap_or(layer.size);
         let end =
             offset.checked_add(data.len() as u64).filter(|end| *end <= FILE_MAX_BYTES).ok_or(VfsError::TooLarge)?;
         layer.write(offset, data, &core.budget);
@@ -190,7 +199,8 @@ impl Core {
         }
     }
 
-    fn wait_for_room(&self) -> Result<(), VfsError> {
+    /// Waits while too much is written and not sealed yet.
+    pub(super) fn wait_for_room(&self) -> Result<(), VfsError> {
         if !self.budget.is_full() {
             return Ok(());
         }
@@ -241,7 +251,7 @@ impl Core {
     }
 
     /// Times, and the flush of what has become too much for one operation.
-    fn after_change(&self, inode: &Arc<Inode>, state: &mut FileState) -> Result<(), VfsError> {
+    pub(super) fn after_change(&self, inode: &Arc<Inode>, state: &mut FileState) -> Result<(), VfsError> {
         state.last_write = Some(clock::monotonic());
         let now_ns = clock::unix_nanos();
         let Some(layer) = &mut state.current else { return Ok(()) };

@@ -71,6 +71,18 @@ pub(super) enum Seen {
     Below,
 }
 
+/// What one layer has of a range that another file is to share.
+pub(super) enum Shared {
+    /// A stored chunk, from so many bytes on.
+    Block(Arc<Block>, u32),
+    /// Bytes in memory only.
+    Plain,
+    /// Zeros.
+    Zero,
+    /// The layer beneath knows.
+    Below,
+}
+
 impl Layer {
     /// No changes yet to a file of `size` bytes.
     pub(super) fn new(size: u64, now_ns: i64, base: u64) -> Self {
@@ -138,6 +150,13 @@ impl Layer {
         }
     }
 
+    /// Places `len` bytes from `skip` of a block at `offset`, extending the file where they end beyond its length.
+    pub(super) fn place(&mut self, offset: u64, len: u64, block: Arc<Block>, skip: u32, budget: &Arc<Budget>) {
+        self.clear(offset..offset + len, budget);
+        self.pieces.insert(offset, Piece { len, what: What::Frozen(block, skip) });
+        self.size = self.size.max(offset + len);
+    }
+
     /// Forgets all pieces in `span`, cutting those at its edges.
     fn clear(&mut self, span: Span<u64>, budget: &Arc<Budget>) {
         let before = self.pieces.range(..span.start).next_back().map(|(&start, piece)| (start, start + piece.len));
@@ -171,12 +190,8 @@ impl Layer {
         let inside =
             self.pieces.range(..=span.start).next_back().filter(|(start, piece)| **start + piece.len > span.start);
         let Some((&start, piece)) = inside else {
-            let next = self.pieces.range(span.start..).next().map_or(span.end, |(&start, _)| start.min(span.end));
-            return match self.cut {
-                Some(cut) if span.start >= cut => (Seen::Zero, next - span.start),
-                Some(cut) => (Seen::Below, next.min(cut) - span.start),
-                None => (Seen::Below, next - span.start),
-            };
+            let (zero, len) = self.gap(&span);
+            return (if zero { Seen::Zero } else { Seen::Below }, len);
         };
         let skip = span.start - start;
         let len = (piece.len - skip).min(span.end - span.start);
@@ -198,6 +213,35 @@ impl Layer {
             }
         };
         (seen, len)
+    }
+
+    /// As [`Layer::see`] without copying: what this layer holds at the beginning of `span`, to be shared with another
+    /// file.
+    pub(super) fn share(&self, span: Span<u64>) -> (Shared, u64) {
+        let inside =
+            self.pieces.range(..=span.start).next_back().filter(|(start, piece)| **start + piece.len > span.start);
+        let Some((&start, piece)) = inside else {
+            let (zero, len) = self.gap(&span);
+            return (if zero { Shared::Zero } else { Shared::Below }, len);
+        };
+        let skip = span.start - start;
+        let len = (piece.len - skip).min(span.end - span.start);
+        let shared = match &piece.what {
+            What::Hole => Shared::Zero,
+            What::Frozen(block, before) if block.is_sealed() => Shared::Block(block.clone(), before + skip as u32),
+            What::Frozen(..) | What::Open(_) => Shared::Plain,
+        };
+        (shared, len)
+    }
+
+    /// Of the beginning of `span`, which no piece covers: whether it is zeros or the layer beneath knows, and how far.
+    fn gap(&self, span: &Span<u64>) -> (bool, u64) {
+        let next = self.pieces.range(span.start..).next().map_or(span.end, |(&start, _)| start.min(span.end));
+        match self.cut {
+            Some(cut) if span.start >= cut => (true, next - span.start),
+            Some(cut) => (false, next.min(cut) - span.start),
+            None => (false, next - span.start),
+        }
     }
 
     /// Freezes the 4 MiB of the file that end at `end` if they are all written and open; returns the block.

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `names`, `dirs`, `attrs` | the tree, straight from the source, with unsealed sizes put in |
 //! | `files` → `layer` → `buffer` | takes written bytes into memory |
+//! | `share` | has one file refer to what another holds |
 //! | `flush` → `block` → `sealer` | memory → sealed blobs in the spool → a change in the journal |
 //! | `read` → `segments`, `extents`, `prefetch` | journal and blobs → opened segments → the reader |
 //! | `locks` | who may lock what, among programs and members |
@@ -42,6 +43,7 @@ mod prefetch;
 mod read;
 mod sealer;
 mod segments;
+mod share;
 mod source;
 mod stores;
 mod types;

@@ -185,16 +185,19 @@ impl Vfs {
         let (parent, new_parent) = (live_directory(&folder, from)?, live_directory(&folder, to)?);
         let node = source.lookup(from, name)?.ok_or(VfsError::NotFound)?;
         let target = source.lookup(to, new_name)?;
+        let free = matches!(mode, RenameMode::NoReplace | RenameMode::Whiteout { replace: false, .. });
         match (&target, mode) {
-            (Some(_), RenameMode::NoReplace) => return Err(VfsError::Exists),
+            (Some(_), _) if free => return Err(VfsError::Exists),
             (None, RenameMode::Exchange) => return Err(VfsError::NotFound),
             (Some(target), _) if target.keg == node.keg => return Ok(()),
-            (Some(target), RenameMode::Replace) => match (node.is_directory(), target.is_directory()) {
-                (true, false) => return Err(VfsError::NotDirectory),
-                (false, true) => return Err(VfsError::IsDirectory),
-                (true, true) => must_be_empty(&folder, target)?,
-                (false, false) => {}
-            },
+            (Some(target), RenameMode::Replace | RenameMode::Whiteout { .. }) => {
+                match (node.is_directory(), target.is_directory()) {
+                    (true, false) => return Err(VfsError::NotDirectory),
+                    (false, true) => return Err(VfsError::IsDirectory),
+                    (true, true) => must_be_empty(&folder, target)?,
+                    (false, false) => {}
+                }
+            }
             _ => {}
         }
         if node.is_directory() {
@@ -215,10 +218,39 @@ impl Vfs {
             target: target.as_ref().map(|target| target.keg),
             exchange: mode == RenameMode::Exchange,
         };
-        match (target, mode) {
-            (Some(target), RenameMode::Replace) => self.core.submit_removal(&folder, kind, &target),
-            _ => source.submit(kind, clock::unix_nanos()),
+        match target {
+            Some(target) if mode != RenameMode::Exchange => self.core.submit_removal(&folder, kind, &target)?,
+            _ => source.submit(kind, clock::unix_nanos())?,
         }
+        if let RenameMode::Whiteout { caller, .. } = mode {
+            // As the kernel's own file systems make it: device 0:0, of nobody's use to anyone else.
+            let new = New { kind: NodeKind::CharDevice, mode: 0, rdev: 0, target: &[] };
+            source.submit(create(&parent, name, new, &caller), clock::unix_nanos())?;
+        }
+        Ok(())
+    }
+}
+
+/// The operation that makes a node in `parent`: of the caller, in a directory with the setgid bit of its group.
+fn create(parent: &Node, name: &[u8], new: New<'_>, caller: &Caller) -> OpKind {
+    let mut mode = new.mode & 0o7777 & !(caller.umask as u16 & 0o777);
+    let mut gid = caller.gid;
+    if parent.mode & SETGID != 0 {
+        gid = parent.gid;
+        if new.kind == NodeKind::Directory {
+            mode |= SETGID;
+        }
+    }
+    OpKind::Create {
+        keg: fresh_keg(),
+        parent: parent.keg,
+        name: name.to_vec(),
+        kind: new.kind,
+        mode,
+        uid: caller.uid,
+        gid,
+        rdev: new.rdev,
+        target: new.target.to_vec(),
     }
 }
 
@@ -271,26 +303,7 @@ impl Core {
         if source.lookup(directory, name)?.is_some() {
             return Err(VfsError::Exists);
         }
-        let mut mode = new.mode & 0o7777 & !(caller.umask as u16 & 0o777);
-        let mut gid = caller.gid;
-        if parent.mode & SETGID != 0 {
-            gid = parent.gid;
-            if new.kind == NodeKind::Directory {
-                mode |= SETGID;
-            }
-        }
-        let kind = OpKind::Create {
-            keg: fresh_keg(),
-            parent: parent.keg,
-            name: name.to_vec(),
-            kind: new.kind,
-            mode,
-            uid: caller.uid,
-            gid,
-            rdev: new.rdev,
-            target: new.target.to_vec(),
-        };
-        source.submit(kind, clock::unix_nanos())?;
+        source.submit(create(&parent, name, new, caller), clock::unix_nanos())?;
         source.lookup(directory, name)?.ok_or(VfsError::NotFound)
     }
 

@@ -78,8 +78,6 @@ pub struct OpenMode {
     pub read: bool,
     /// For writing.
     pub write: bool,
-    /// Every write goes to the end.
-    pub append: bool,
     /// Cut to nothing first.
     pub truncate: bool,
 }
@@ -121,6 +119,13 @@ pub enum RenameMode {
     NoReplace,
     /// The two names change places.
     Exchange,
+    /// The old name becomes a whiteout, by which union file systems mark a removed name.
+    Whiteout {
+        /// Whose the whiteout is.
+        caller: Caller,
+        /// What has the new name is removed; else it must be free.
+        replace: bool,
+    },
 }
 
 /// One name of a directory listing.

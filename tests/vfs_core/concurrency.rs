@@ -14,12 +14,12 @@ fn eight_threads_with_their_own_files_and_one_shared() {
         for t in 0..8u64 {
             let desk = desk.clone();
             scope.spawn(move || {
-                let log = desk.open("shared", APPEND);
+                let log = desk.open("shared", WRITE);
                 for i in 0..60u64 {
                     let name = format!("{t}-{i}");
                     let data = pattern(t * 1000 + i, ((i * 7919) % 300_000) as usize);
                     desk.save(&name, &data);
-                    desk.write(log, 0, format!("{t:02} {i:03}\n").as_bytes());
+                    desk.vfs.append(log, format!("{t:02} {i:03}\n").as_bytes()).unwrap();
                     assert!(desk.content(&name) == data);
                     if i % 3 == 0 {
                         desk.vfs

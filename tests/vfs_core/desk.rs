@@ -23,9 +23,8 @@ pub fn desk_with(options: VfsOptions) -> Desk {
     Desk { folder, vfs }
 }
 
-pub const READ: OpenMode = OpenMode { read: true, write: false, append: false, truncate: false };
-pub const WRITE: OpenMode = OpenMode { read: true, write: true, append: false, truncate: false };
-pub const APPEND: OpenMode = OpenMode { read: true, write: true, append: true, truncate: false };
+pub const READ: OpenMode = OpenMode { read: true, write: false, truncate: false };
+pub const WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false };
 
 impl Desk {
     pub fn create(&self, name: &str) -> (Ino, u64) {

@@ -13,6 +13,9 @@ enum Step {
     Write { slot: u8, at: u64, len: usize, seed: u64 },
     Append { name: u8, len: usize, seed: u64 },
     Truncate { name: u8, size: u64 },
+    Allocate { slot: u8, at: u64, len: u64, how: Allocate },
+    Clone { from: u8, to: u8, at: u64, to_at: u64, len: u64 },
+    Seek { slot: u8, at: u64 },
     Unlink(u8),
     Rename(u8, u8),
     Link(u8, u8),
@@ -28,12 +31,24 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let name = 0..5u8;
     let at = prop_oneof![0..300u64, 65_400..65_700u64, 4_194_200..4_194_400u64];
     let len = prop_oneof![1..400usize, 65_000..66_000usize, Just(4_194_304usize)];
+    let how = prop_oneof![
+        Just(Allocate::Extend),
+        Just(Allocate::KeepSize),
+        Just(Allocate::PunchHole),
+        Just(Allocate::ZeroRange { keep_size: true }),
+        Just(Allocate::ZeroRange { keep_size: false }),
+    ];
     let step = prop_oneof![
         4 => name.clone().prop_map(Step::Create),
-        8 => (any::<u8>(), at.clone(), len, any::<u64>())
+        8 => (any::<u8>(), at.clone(), len.clone(), any::<u64>())
             .prop_map(|(slot, at, len, seed)| Step::Write { slot, at, len, seed }),
         3 => (name.clone(), 1..3000usize, any::<u64>()).prop_map(|(name, len, seed)| Step::Append { name, len, seed }),
-        2 => (name.clone(), at).prop_map(|(name, size)| Step::Truncate { name, size }),
+        2 => (name.clone(), at.clone()).prop_map(|(name, size)| Step::Truncate { name, size }),
+        3 => (any::<u8>(), at.clone(), len.clone(), how)
+            .prop_map(|(slot, at, len, how)| Step::Allocate { slot, at, len: len as u64, how }),
+        4 => (any::<u8>(), any::<u8>(), at.clone(), at.clone(), len.clone())
+            .prop_map(|(from, to, at, to_at, len)| Step::Clone { from, to, at, to_at, len: len as u64 }),
+        2 => (any::<u8>(), at.clone()).prop_map(|(slot, at)| Step::Seek { slot, at }),
         2 => name.clone().prop_map(Step::Unlink),
         2 => (name.clone(), name.clone()).prop_map(|(from, to)| Step::Rename(from, to)),
         1 => (name.clone(), name.clone()).prop_map(|(from, to)| Step::Link(from, to)),
@@ -90,21 +105,63 @@ impl Model {
             }
             Step::Append { name, len, seed } => {
                 let Some(&file) = self.names.get(&name) else { return };
-                let fh = vfs.open(vfs.lookup(ROOT, &n(name)).unwrap().attr.ino, APPEND).unwrap().fh;
+                let fh = vfs.open(vfs.lookup(ROOT, &n(name)).unwrap().attr.ino, WRITE).unwrap().fh;
                 let data = pattern(seed, len);
-                desk.write(fh, 0, &data);
+                assert_eq!(vfs.append(fh, &data).unwrap() as usize, len);
                 self.files[file].extend(data);
                 self.open.push((fh, file));
-                // What the handle was opened with stays: writes through it append. The model only knows writes at
-                // offsets, so it is closed again.
-                self.open.pop();
-                desk.close(fh);
             }
             Step::Truncate { name, size } => {
                 let Some(&file) = self.names.get(&name) else { return };
                 let ino = vfs.lookup(ROOT, &n(name)).unwrap().attr.ino;
                 vfs.setattr(ino, &SetAttr { size: Some(size), ..SetAttr::default() }, &CALLER).unwrap();
                 self.files[file].resize(size as usize, 0);
+            }
+            Step::Allocate { slot, at, len, how } => {
+                let Some((fh, file)) = self.pick(slot) else { return };
+                vfs.fallocate(fh, at, len, how).unwrap();
+                let file = &mut self.files[file];
+                let end = (at + len) as usize;
+                if matches!(how, Allocate::Extend | Allocate::ZeroRange { keep_size: false }) {
+                    file.resize(file.len().max(end), 0);
+                }
+                if !matches!(how, Allocate::Extend | Allocate::KeepSize) {
+                    let end = end.min(file.len());
+                    file[(at as usize).min(end)..end].fill(0);
+                }
+            }
+            Step::Clone { from, to, at, to_at, len } => {
+                let (Some((from, source)), Some((to, target))) = (self.pick(from), self.pick(to)) else { return };
+                let wanted = len.min((self.files[source].len() as u64).saturating_sub(at));
+                // The kernel refuses ranges of one file that overlap.
+                if source == target && at.abs_diff(to_at) < wanted {
+                    return;
+                }
+                let mut done = 0;
+                while done < wanted {
+                    let part = vfs.copy_range(from, at + done, to, to_at + done, len - done).unwrap();
+                    assert!(part > 0 && done + u64::from(part) <= wanted, "{part} bytes after {done} of {wanted}");
+                    done += u64::from(part);
+                }
+                // A file copied behind its own end has grown.
+                assert!(source == target || vfs.copy_range(from, at + done, to, to_at + done, len).unwrap() == 0);
+                let data = self.files[source].get(at as usize..(at + wanted) as usize).map(<[u8]>::to_vec);
+                if wanted > 0 {
+                    put(&mut self.files[target], to_at as usize, &data.unwrap());
+                }
+            }
+            Step::Seek { slot, at } => {
+                let Some((fh, file)) = self.pick(slot) else { return };
+                let file = &self.files[file];
+                let data = vfs.seek_data(fh, at);
+                let until = data.clone().unwrap_or(file.len() as u64).min(file.len() as u64);
+                let skipped = file.get(at as usize..until as usize).unwrap_or_default();
+                assert!(skipped.iter().all(|byte| *byte == 0), "data is never taken for a hole");
+                match vfs.seek_hole(fh, at) {
+                    Ok(hole) => assert!((at..=file.len() as u64).contains(&hole) && (at as usize) < file.len()),
+                    Err(error) => assert!(error == VfsError::PastEnd && at as usize >= file.len()),
+                }
+                assert!(data.is_ok() || data == Err(VfsError::PastEnd));
             }
             Step::Unlink(name) => {
                 assert_eq!(vfs.unlink(ROOT, &n(name)).is_ok(), self.names.remove(&name).is_some());

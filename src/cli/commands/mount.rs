@@ -132,14 +132,26 @@ fn settings(options: &[String]) -> Result<MountSettings, Failure> {
             "allow_other" => settings.allow_other = true,
             "fsync=server" => settings.fsync_server = true,
             "fsync=local" => settings.fsync_server = false,
+            "owners=stored" => settings.owners_stored = true,
+            "owners=mount" => settings.owners_stored = false,
             comment if comment.starts_with("x-") => {}
             other => {
                 return Err(Failure::new(
                     Code::Usage,
-                    format!("unknown mount option `{other}`; there are: ro, allow_other, fsync=server, fsync=local"),
+                    format!(
+                        "unknown mount option `{other}`; there are: ro, allow_other, fsync=server, fsync=local, \
+                         owners=stored, owners=mount"
+                    ),
                 ));
             }
         }
+    }
+    if settings.owners_stored && !nix::unistd::geteuid().is_root() {
+        return Err(Failure::new(
+            Code::Usage,
+            "`owners=stored` needs root: nobody else may use files of other owners. Without the option all files are \
+             yours, whoever made them",
+        ));
     }
     Ok(settings)
 }

@@ -137,6 +137,8 @@ pub struct MountSettings {
     pub allow_other: bool,
     /// `fsync` returns only when the server has the data.
     pub fsync_server: bool,
+    /// Show and store numeric owners.
+    pub owners_stored: bool,
 }
 
 /// One line of an answer: any number of `Progress`, then one of the others.

@@ -98,7 +98,7 @@ impl Mounts {
         // Before anything is opened: the most likely mistakes are about the directory.
         let checked = fuse::prepare(dir)?;
         let (uid, gid) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
-        let options = VfsOptions { uid, gid, ..VfsOptions::default() };
+        let options = VfsOptions { uid, gid, owners_stored: settings.owners_stored, ..VfsOptions::default() };
         let (vfs, id, name, roots) = match folder {
             Some(which) => {
                 let (info, source) = self.unlocked.source(which, settings.fsync_server)?;
