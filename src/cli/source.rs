@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use super::keg_dir;
 use crate::blobs::LocalError;
-use crate::format::{BlobId, DeviceId, Extent, KegId, Op, OpKind, Role};
+use crate::format::{BlobId, DbId, DeviceId, Extent, KegId, Op, OpKind, Role};
 use crate::keg::Node;
 use crate::replica::{self, ReplicaError};
 use crate::sync::{self, FetchError, Folder, LockNews, SyncError};
@@ -66,6 +66,10 @@ impl FolderSource for Source {
 
     fn extents(&self, ino: u64, offset: u64, len: u64) -> Result<Vec<Extent>, VfsError> {
         self.folder.replica.view().extents(ino, offset, len).map_err(|error| told(&error))
+    }
+
+    fn next_extent(&self, ino: u64, offset: u64) -> Result<Option<Extent>, VfsError> {
+        self.folder.replica.view().next_extent(ino, offset).map_err(|error| told(&error))
     }
 
     fn xattr(&self, ino: u64, name: &[u8]) -> Result<Option<Vec<u8>>, VfsError> {
@@ -172,6 +176,10 @@ impl FolderSource for Source {
 
     fn frozen(&self) -> bool {
         self.folder.frozen().is_some()
+    }
+
+    fn id(&self) -> DbId {
+        self.folder.id()
     }
 
     fn name(&self) -> String {

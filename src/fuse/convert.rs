@@ -113,7 +113,9 @@ pub(super) fn caller(request: &Request, umask: u32) -> Caller {
 pub(super) fn open_mode(flags: OpenFlags) -> OpenMode {
     let access = flags.acc_mode();
     let write = access != OpenAccMode::O_RDONLY;
-    OpenMode { read: access != OpenAccMode::O_WRONLY, write, truncate: write && flags.0 & libc::O_TRUNC != 0 }
+    // With O_RDONLY too, as on other file systems of Linux: the kernel has asked for write permission.
+    let truncate = flags.0 & libc::O_TRUNC != 0;
+    OpenMode { read: access != OpenAccMode::O_WRONLY, write, truncate }
 }
 
 pub(super) fn rename_mode(flags: RenameFlags, caller: Caller) -> Option<RenameMode> {
@@ -185,8 +187,9 @@ mod tests {
     }
 
     #[test]
-    fn truncation_needs_write_access() {
-        assert!(!open_mode(OpenFlags(libc::O_RDONLY | libc::O_TRUNC)).truncate);
+    fn truncation_does_not_depend_on_the_access_mode() {
+        let cut = open_mode(OpenFlags(libc::O_RDONLY | libc::O_TRUNC));
+        assert!(cut.truncate && cut.read && !cut.write);
         assert!(open_mode(OpenFlags(libc::O_RDWR | libc::O_TRUNC)).truncate);
         assert!(!open_mode(OpenFlags(libc::O_WRONLY)).read);
     }

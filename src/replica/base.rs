@@ -270,6 +270,20 @@ impl Base<'_> {
         })
     }
 
+    /// The first current extent of the file that ends behind `offset`.
+    pub(super) fn next_extent(&self, ino: u64, offset: u64) -> Result<Option<Extent>, ReplicaError> {
+        let lowest = i64::try_from(offset.saturating_sub(CHUNK_MAX_BYTES as u64)).unwrap_or(i64::MAX);
+        let offset = i64::try_from(offset).unwrap_or(i64::MAX);
+        self.sql(|conn| {
+            let mut statement = conn.prepare_cached(concat!(
+                "SELECT ",
+                rows::extent_columns!(),
+                " FROM extent WHERE ino = ?1 AND offset >= ?2 AND offset + len > ?3 ORDER BY offset LIMIT 1"
+            ))?;
+            statement.query_row(params![ino.cast_signed(), lowest, offset], rows::extent).optional()
+        })
+    }
+
     /// Length and extents that the file had just before position `before`; `None`: no content yet.
     pub(super) fn content_before(&self, ino: u64, before: u64) -> Result<Option<(u64, Vec<Extent>)>, ReplicaError> {
         if before <= self.cache.origin.load(Ordering::Acquire) {

@@ -173,6 +173,31 @@ impl<'a> View<'a> {
         })
     }
 
+    /// The first extent of the file that ends behind `offset`. Costs the same however far away it is, but for what
+    /// pending work has removed on the way.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn next_extent(&self, ino: u64, offset: u64) -> Result<Option<Extent>, ReplicaError> {
+        let overlay = &self.state.overlay;
+        let keg = overlay.inos.get(&ino);
+        let stored = keg.and_then(|keg| overlay.nodes.get(keg)).is_none_or(|row| row.stored);
+        let content = keg.and_then(|keg| overlay.contents.get(keg));
+        let mut at = offset;
+        loop {
+            let base = if stored { self.base().next_extent(ino, at)? } else { None };
+            let Some(content) = content else { return Ok(base) };
+            let to = base.as_ref().map_or(u64::MAX, Extent::end);
+            let last = base.is_none();
+            let first = content.over(base.into_iter().collect(), at, to).into_iter().next();
+            if first.is_some() || last {
+                return Ok(first);
+            }
+            // All of it is hidden.
+            at = to;
+        }
+    }
+
     /// One extended attribute.
     ///
     /// # Errors

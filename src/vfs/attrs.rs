@@ -162,6 +162,7 @@ impl Vfs {
             let node = folder.source.node(local)?.ok_or(VfsError::NotFound)?;
             return self.own_xattr(&folder, &node, own);
         }
+        check_namespace(name)?;
         if self.core.table.get(ino).is_some_and(|inode| inode.bare.load(Ordering::Acquire)) {
             return Err(VfsError::NoAttribute);
         }
@@ -211,16 +212,22 @@ impl Vfs {
     }
 }
 
-/// Names of POSIX access control lists.
-const ACL_PREFIX: &[u8] = b"system.";
+/// Namespaces that there are; who may use which is the kernel's business. Not `system.`: access control lists would have
+/// to be enforced. To store them unenforced would be worse than to refuse them: who copies with `cp -a` sets the mode
+/// through them, and only where they are refused with chmod(2).
+const NAMESPACES: [&[u8]; 3] = [b"user.", b"security.", b"trusted."];
+
+fn check_namespace(name: &[u8]) -> Result<(), VfsError> {
+    check_xattr_name(name)?;
+    match NAMESPACES.iter().find_map(|prefix| name.strip_prefix(*prefix)) {
+        Some(b"") => Err(VfsError::InvalidArgument),
+        Some(_) => Ok(()),
+        None => Err(VfsError::Unsupported),
+    }
+}
 
 fn check_settable(name: &[u8]) -> Result<(), VfsError> {
-    check_xattr_name(name)?;
-    // Access control lists would have to be enforced. To store them unenforced would be worse than to refuse them: who
-    // copies with `cp -a` sets the mode through them, and only where they are refused with chmod(2).
-    if name.starts_with(ACL_PREFIX) {
-        return Err(VfsError::Unsupported);
-    }
+    check_namespace(name)?;
     if name.starts_with(OWN_PREFIX) { Err(VfsError::NoPermission) } else { Ok(()) }
 }
 

@@ -1,6 +1,6 @@
 //! What all operations and all background threads share.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
@@ -46,8 +46,9 @@ pub(super) struct Core {
     pub directories: RwLock<HashMap<u64, Arc<DirHandle>>>,
     /// Open files in `.keg`.
     pub keg_files: RwLock<HashMap<u64, Arc<KegHandle>>>,
-    /// By the index in their inode numbers; other states of them among them.
-    pub folders: RwLock<Vec<Option<Arc<Mounted>>>>,
+    /// By the index in their inode numbers; other states of them among them. One that was taken away leaves its place
+    /// empty, so that no inode number gets another meaning.
+    pub folders: RwLock<BTreeMap<u64, Option<Arc<Mounted>>>>,
     /// The mount lists folders, rather than being one.
     pub lists_folders: bool,
     pub notifier: OnceLock<Arc<dyn Notifier>>,
@@ -91,8 +92,7 @@ impl Core {
             files: RwLock::default(),
             directories: RwLock::default(),
             keg_files: RwLock::default(),
-            // Index 0 is the folder that is the whole mount, or the list of folders.
-            folders: RwLock::new(vec![None]),
+            folders: RwLock::default(),
             lists_folders,
             notifier: OnceLock::new(),
             known: Known::default(),
@@ -200,8 +200,7 @@ impl Core {
     pub(super) fn locate(&self, ino: Ino) -> Result<(Arc<Mounted>, u64), VfsError> {
         let (index, local) = Mounted::split(ino);
         let folders = self.folders.read();
-        // A folder that was taken away leaves its place empty: its inodes are gone rather than unknown.
-        let folder = folders.get(index as usize).ok_or(VfsError::NotFound)?.clone().ok_or(VfsError::Gone)?;
+        let folder = folders.get(&index).ok_or(VfsError::NotFound)?.clone().ok_or(VfsError::Gone)?;
         drop(folders);
         folder.readable()?;
         Ok((folder, local))
@@ -230,7 +229,7 @@ impl Core {
 
     /// Folders of the mount, without other states of them.
     pub(super) fn mounted(&self) -> Vec<Arc<Mounted>> {
-        self.folders.read().iter().flatten().filter(|folder| !folder.is_tree()).cloned().collect()
+        self.folders.read().values().flatten().filter(|folder| !folder.is_tree()).cloned().collect()
     }
 
     /// An existing node of the folder, in use from now on.
@@ -281,16 +280,16 @@ impl Core {
         }
     }
 
-    /// Adds a folder at the next index.
+    /// Adds a folder. Index 0 is the folder that is the whole mount, or the list of folders; in a list the index comes
+    /// from the folder's id, so that inode numbers stay the same whatever other folders there are.
     pub(super) fn add(self: &Arc<Self>, source: Arc<dyn FolderSource>) -> Arc<Mounted> {
         let mut folders = self.folders.write();
-        let index = if self.lists_folders { folders.len() } else { 0 };
-        let folder = Mounted::new(source, index as u64);
-        if index == 0 {
-            folders[0] = Some(folder.clone());
-        } else {
-            folders.push(Some(folder.clone()));
+        let mut index = 0;
+        if self.lists_folders {
+            index = Mounted::free_index(Mounted::index_of(&source.id()), |index| folders.contains_key(&index));
         }
+        let folder = Mounted::new(source, index);
+        folders.insert(index, Some(folder.clone()));
         drop(folders);
         self.follow(&folder);
         self.follow_leases(&folder);

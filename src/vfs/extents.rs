@@ -67,6 +67,29 @@ impl Inode {
         Ok(size)
     }
 
+    /// Whether the source has data at the beginning of `span`, and how far that is so. A hole is passed at once, however
+    /// long; data in windows.
+    pub(super) fn run(&self, span: Range<u64>) -> Result<(bool, u64), VfsError> {
+        let window = span.start..span.end.min((span.start / WINDOW + 1).saturating_mul(WINDOW));
+        let mut data = None;
+        for extent in self.extents(window.clone())? {
+            let end = *data.get_or_insert(span.start);
+            if extent.offset > end {
+                // The first one, which begins later; or the first one after a hole.
+                return Ok((end > span.start, if end > span.start { end } else { extent.offset }));
+            }
+            data = Some(extent.end().min(span.end));
+        }
+        match data {
+            Some(end) => Ok((true, end)),
+            None if window.end == span.end => Ok((false, span.end)),
+            None => {
+                let next = self.folder.source.next_extent(self.local, window.end)?;
+                Ok((false, next.map_or(span.end, |extent| extent.offset.clamp(window.end, span.end))))
+            }
+        }
+    }
+
     /// The source's extents that meet `span`, ascending; gaps are holes.
     pub(super) fn extents(&self, span: Range<u64>) -> Result<Vec<Extent>, VfsError> {
         let epoch = {

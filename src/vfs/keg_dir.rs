@@ -261,7 +261,7 @@ impl Core {
     /// Opens a file in `.keg`.
     pub(super) fn keg_open(&self, folder: &Arc<Mounted>, local: u64, mode: OpenMode) -> Result<Opened, VfsError> {
         let (_, KegNode::File(file)) = folder.keg.place(local)? else { return Err(VfsError::IsDirectory) };
-        if mode.write || mode.append || mode.truncate {
+        if mode.write || mode.truncate {
             return Err(VfsError::ReadOnly(ReadOnlyReason::View));
         }
         let content = if file.grows() { None } else { Some(file.content()?) };
@@ -279,8 +279,9 @@ impl Core {
     /// Mounts another state of `within` in its `.keg`, in the directory with the number `directory`.
     fn attach(&self, source: &Arc<dyn FolderSource>, within: &Arc<Mounted>, directory: u64) -> Arc<Mounted> {
         let mut folders = self.folders.write();
-        let tree = Mounted::tree(Arc::clone(source), folders.len() as u64, within, directory);
-        folders.push(Some(Arc::clone(&tree)));
+        let index = Mounted::free_index(Mounted::split(within.root()).0 + 1, |index| folders.contains_key(&index));
+        let tree = Mounted::tree(Arc::clone(source), index, within, directory);
+        folders.insert(index, Some(Arc::clone(&tree)));
         tree
     }
 }

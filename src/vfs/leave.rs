@@ -25,7 +25,7 @@ impl Vfs {
         let folder = {
             let (index, _) = Mounted::split(root);
             let mut folders = core.folders.write();
-            let place = folders.get_mut(index as usize).ok_or(VfsError::NotFound)?;
+            let place = folders.get_mut(&index).ok_or(VfsError::NotFound)?;
             // The root of a mount stays; there is nothing in its place.
             let found = if core.lists_folders { place.take() } else { place.clone() };
             found.ok_or(VfsError::NotFound)?
@@ -57,7 +57,7 @@ impl Vfs {
                 core.tell_standing(&tree, &**notifier);
             }
             let (index, _) = Mounted::split(tree.root());
-            if let Some(place) = core.folders.write().get_mut(index as usize) {
+            if let Some(place) = core.folders.write().get_mut(&index) {
                 *place = None;
             }
         }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use crate::format::{BlobId, DeviceId, Extent, KegId, LockSet, LockSpan, Op, OpKind, Role};
+use crate::format::{BlobId, DbId, DeviceId, Extent, KegId, LockSet, LockSpan, Op, OpKind, Role};
 use crate::keg::{self, Context, MemStore, Node, Store};
 
 use super::{
@@ -398,6 +398,14 @@ impl FolderSource for MemoryFolder {
 
     fn frozen(&self) -> bool {
         self.faults.read().frozen
+    }
+
+    fn id(&self) -> DbId {
+        let mut id = [0; 32];
+        for (byte, name) in id.iter_mut().zip(self.name.bytes()) {
+            *byte = name;
+        }
+        DbId(id)
     }
 
     fn name(&self) -> String {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::format::{BlobId, KegId, NodeKind};
+use crate::format::{BlobId, DbId, KegId, NodeKind};
 use crate::keg::{Node, ROOT_INO};
 
 use super::keg_dir::Numbers;
@@ -17,6 +17,8 @@ const LOCAL_BITS: u32 = 40;
 /// Numbers from here on are of what is in `.keg`. A replica counts up from 1 and has given fewer than a billion when it
 /// fills a disk.
 pub(super) const KEG_BASE: u64 = 1 << (LOCAL_BITS - 1);
+/// Largest index of a folder: inode numbers stay positive for programs that read them as signed.
+const INDEX_MAX: u64 = (1 << (63 - LOCAL_BITS)) - 1;
 /// Kernel validity while the server's push tells of every change. An hour would do as well; a minute bounds the harm of
 /// a lost notification.
 const TTL_ONLINE: Duration = Duration::from_secs(60);
@@ -66,6 +68,21 @@ impl Mounted {
             keg: Numbers::default(),
             within,
         })
+    }
+
+    /// Where a folder of this id is looked for first in a list of folders; from 1.
+    pub(super) fn index_of(id: &DbId) -> u64 {
+        let [a, b, c, d, ..] = id.0;
+        1 + u64::from(u32::from_be_bytes([a, b, c, d])) % INDEX_MAX
+    }
+
+    /// The first index from `first` on that is not taken.
+    pub(super) fn free_index(first: u64, taken: impl Fn(u64) -> bool) -> u64 {
+        let mut index = first;
+        while taken(index) {
+            index = index % INDEX_MAX + 1;
+        }
+        index
     }
 
     /// The mount's number of a node.

@@ -385,14 +385,8 @@ impl Core {
                 }
             }
             if is_data.is_none() {
-                let extents = inode.extents(at..end)?;
-                match extents.first() {
-                    Some(extent) if extent.offset <= at => {
-                        is_data = Some(true);
-                        end = end.min(extent.end());
-                    }
-                    next => end = next.map_or(end, |next| end.min(next.offset)),
-                }
+                let (stored, until) = inode.run(at..end)?;
+                (is_data, end) = (Some(stored), until);
             }
             if is_data.unwrap_or(false) == data {
                 return Ok(Some(at));

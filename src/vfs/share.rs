@@ -15,6 +15,7 @@ use crate::format::limits::{CHUNK_MAX_BYTES, FILE_MAX_BYTES};
 use super::block::Block;
 use super::core::Core;
 use super::inode::{FileState, Inode};
+use super::keg_dir::is_keg_handle;
 use super::layer::{Layer, Seen, Shared};
 use super::{Vfs, VfsError};
 
@@ -50,6 +51,10 @@ impl Vfs {
     /// [`VfsError::CrossFolder`] between two folders, whose keys differ: the kernel then copies the bytes.
     pub fn copy_range(&self, from: u64, from_offset: u64, to: u64, to_offset: u64, len: u64) -> Result<u32, VfsError> {
         let core = &self.core;
+        if is_keg_handle(from) {
+            // Made for the moment, and in no chunk.
+            return Err(VfsError::CrossFolder);
+        }
         let (source, target) = (core.file(from)?, core.file(to)?);
         source.pin.folder.readable()?;
         if !source.mode.read {

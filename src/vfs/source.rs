@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::format::{BlobId, DeviceId, Extent, KegId, LockSet, LockSpan, Op, OpKind, Role};
+use crate::format::{BlobId, DbId, DeviceId, Extent, KegId, LockSet, LockSpan, Op, OpKind, Role};
 use crate::keg::Node;
 
 use super::VfsError;
@@ -95,6 +95,10 @@ pub trait FolderSource: Send + Sync + 'static {
     fn parent(&self, directory: u64) -> Result<u64, VfsError>;
     /// Extents that meet `[offset, offset + len)`, ascending; gaps are holes.
     fn extents(&self, ino: u64, offset: u64, len: u64) -> Result<Vec<Extent>, VfsError>;
+    /// The first extent that ends behind `offset`: where a hole ends, however long it is.
+    fn next_extent(&self, ino: u64, offset: u64) -> Result<Option<Extent>, VfsError> {
+        Ok(self.extents(ino, offset, u64::MAX)?.into_iter().next())
+    }
     /// An extended attribute.
     fn xattr(&self, ino: u64, name: &[u8]) -> Result<Option<Vec<u8>>, VfsError>;
     /// The names of all extended attributes.
@@ -135,6 +139,8 @@ pub trait FolderSource: Send + Sync + 'static {
     fn role(&self) -> Option<Role>;
     /// The server was caught misbehaving: nothing may be written.
     fn frozen(&self) -> bool;
+    /// The folder's id.
+    fn id(&self) -> DbId;
     /// The folder's name.
     fn name(&self) -> String;
     /// This device.

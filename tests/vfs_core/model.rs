@@ -143,8 +143,10 @@ impl Model {
                     assert!(part > 0 && done + u64::from(part) <= wanted, "{part} bytes after {done} of {wanted}");
                     done += u64::from(part);
                 }
-                // A file copied behind its own end has grown.
-                assert!(source == target || vfs.copy_range(from, at + done, to, to_at + done, len).unwrap() == 0);
+                let size = self.files[source].len() as u64;
+                if source != target && at + done >= size {
+                    assert_eq!(vfs.copy_range(from, at + done, to, to_at + done, len).unwrap(), 0, "at the end");
+                }
                 let data = self.files[source].get(at as usize..(at + wanted) as usize).map(<[u8]>::to_vec);
                 if wanted > 0 {
                     put(&mut self.files[target], to_at as usize, &data.unwrap());
