@@ -345,6 +345,9 @@ impl Unlocked {
             | Event::FalseCheckpoint { .. }
             | Event::EntryIgnored { .. }
             | Event::CorruptBlob { .. }
+            | Event::FalseAccount { .. }
+            | Event::FalseKey { .. }
+            | Event::Stalled { .. }
             | Event::UploadBlocked { .. } => {}
         });
     }

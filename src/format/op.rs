@@ -409,12 +409,15 @@ impl Op {
                 check_ranges(holes)?;
                 check_extents(extents)
             }
-            OpKind::FolderName { name }
-                if name.is_empty() || name.len() > LABEL_MAX_BYTES || check_name(name.as_bytes()).is_err() =>
-            {
-                Err(FormatError::OutOfBounds("folder name"))
+            // Shown in terminals and as a directory: nothing in it moves a cursor.
+            OpKind::FolderName { name } => {
+                let printable = !name.chars().any(char::is_control);
+                if name.len() <= LABEL_MAX_BYTES && printable && check_name(name.as_bytes()).is_ok() {
+                    Ok(())
+                } else {
+                    Err(FormatError::OutOfBounds("folder name"))
+                }
             }
-            OpKind::FolderName { .. } => Ok(()),
         }
     }
 }

@@ -61,6 +61,9 @@ pub struct Limits {
     pub lock_lease: Duration,
     /// Connections at once.
     pub connections: usize,
+    /// Connections of one address at once, so that none takes all places. An office behind one address has a few for
+    /// each client.
+    pub connections_per_address: usize,
     /// How long the head of a request may take.
     pub header_time: Duration,
     /// How long a request may stand still, sending or receiving.
@@ -99,6 +102,7 @@ impl Default for Limits {
             // Long enough for a network that changes; short enough to wait for after a crash.
             lock_lease: Duration::from_secs(10),
             connections: 10_000,
+            connections_per_address: 2000,
             header_time: Duration::from_secs(15),
             idle_time: Duration::from_secs(30),
             body_time: Duration::from_secs(300),

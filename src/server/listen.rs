@@ -1,30 +1,91 @@
 //! Connections: how many there may be, and how long one may stand still while it is written to.
 
+use std::collections::HashMap;
 use std::future::{Ready, ready};
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum_server::accept::Accept;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 
+use super::config::Limits;
+use super::routes::group;
+
 /// Accepts connections while there are places, and watches each.
 #[derive(Clone)]
 pub struct Guard {
     places: Arc<Semaphore>,
+    taken: Arc<Taken>,
     idle_time: Duration,
 }
 
 impl Guard {
-    /// At most `connections` at once; one to which nothing can be written for `idle_time` is ended.
-    pub fn new(connections: usize, idle_time: Duration) -> Self {
-        Self { places: Arc::new(Semaphore::new(connections)), idle_time }
+    /// At most [`Limits::connections`] at once, and of one address [`Limits::connections_per_address`]; one to which
+    /// nothing can be written for [`Limits::idle_time`] is ended.
+    pub fn new(limits: &Limits) -> Self {
+        let taken = Taken { per_address: limits.connections_per_address, counts: Mutex::default() };
+        Self {
+            places: Arc::new(Semaphore::new(limits.connections)),
+            taken: Arc::new(taken),
+            idle_time: limits.idle_time,
+        }
     }
+
+    fn place(&self, stream: &TcpStream) -> io::Result<Place> {
+        let full = |what| io::Error::new(io::ErrorKind::ConnectionRefused, what);
+        let seat = self.taken.take(group(stream.peer_addr()?.ip())).ok_or_else(|| full("too many of one address"))?;
+        let permit = self.places.clone().try_acquire_owned().map_err(|_| full("too many connections"))?;
+        Ok(Place { _seat: seat, _permit: permit })
+    }
+}
+
+/// Connections by address.
+struct Taken {
+    per_address: usize,
+    counts: Mutex<HashMap<IpAddr, usize>>,
+}
+
+impl Taken {
+    fn take(self: &Arc<Self>, address: IpAddr) -> Option<Seat> {
+        let mut counts = self.counts.lock();
+        let count = counts.entry(address).or_default();
+        if *count >= self.per_address {
+            return None;
+        }
+        *count += 1;
+        Some(Seat { address, taken: self.clone() })
+    }
+}
+
+/// One of the connections of an address, given back when dropped.
+struct Seat {
+    address: IpAddr,
+    taken: Arc<Taken>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut counts = self.taken.counts.lock();
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
+    }
+}
+
+struct Place {
+    _seat: Seat,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl<S> Accept<TcpStream, S> for Guard {
@@ -33,8 +94,9 @@ impl<S> Accept<TcpStream, S> for Guard {
     type Future = Ready<io::Result<(Self::Stream, S)>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
-            return ready(Err(io::Error::new(io::ErrorKind::ConnectionRefused, "too many connections")));
+        let place = match self.place(&stream) {
+            Ok(place) => place,
+            Err(error) => return ready(Err(error)),
         };
         // Heads of events are small and must not wait for more.
         ready(stream.set_nodelay(true).map(|()| (Watched::new(stream, self.idle_time, Some(place)), service)))
@@ -46,11 +108,11 @@ pub struct Watched<T> {
     stream: T,
     idle_time: Duration,
     stuck: Option<Pin<Box<Sleep>>>,
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Option<Place>,
 }
 
 impl<T> Watched<T> {
-    fn new(stream: T, idle_time: Duration, place: Option<OwnedSemaphorePermit>) -> Self {
+    fn new(stream: T, idle_time: Duration, place: Option<Place>) -> Self {
         Self { stream, idle_time, stuck: None, _place: place }
     }
 

@@ -166,7 +166,7 @@ impl Server {
         let app = Arc::new(App::new(config.clone(), name, store, blobs, committer));
         let hub = app.hub.clone();
         let service = routes::router(app).into_make_service_with_connect_info::<SocketAddr>();
-        let guard = listen::Guard::new(config.limits.connections, config.limits.idle_time);
+        let guard = listen::Guard::new(&config.limits);
         let handle = Handle::new();
         let mut server = axum_server::from_tcp(listener).map_err(fail)?.handle(handle.clone());
         let builder = server.http_builder();

@@ -7,6 +7,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use parking_lot::RwLock;
 
 use super::SyncError;
+use super::event::{Event, Hub};
 use super::status::now_ms;
 use crate::api::ErrorCode;
 use crate::format::{
@@ -23,6 +24,7 @@ const LOOKS: usize = 16;
 pub(super) struct Accounts {
     remote: Arc<dyn Remote>,
     store: Arc<AccountStore>,
+    hub: Arc<Hub>,
     known: RwLock<Known>,
     /// One fetch at a time: two of the same account would race for the store.
     fetching: tokio::sync::Mutex<()>,
@@ -54,8 +56,8 @@ impl AccountLogs for Accounts {
 
 impl Accounts {
     /// With all logs that are stored.
-    pub fn new(remote: Arc<dyn Remote>, store: Arc<AccountStore>) -> Result<Self, SyncError> {
-        let accounts = Self { remote, store, known: RwLock::default(), fetching: tokio::sync::Mutex::default() };
+    pub fn new(remote: Arc<dyn Remote>, store: Arc<AccountStore>, hub: Arc<Hub>) -> Result<Self, SyncError> {
+        let accounts = Self { remote, store, hub, known: RwLock::default(), fetching: tokio::sync::Mutex::default() };
         for account in accounts.store.accounts()? {
             accounts.load(&account)?;
         }
@@ -78,6 +80,14 @@ impl Accounts {
 
     /// The newest log of `account` that the server has.
     pub async fn refresh(&self, account: AccountId) -> Result<Arc<AccountLog>, SyncError> {
+        let log = self.fetch(account).await;
+        if let Err(SyncError::Misbehaviour(what)) = &log {
+            self.hub.tell(&Event::FalseAccount { account, what: what.clone() });
+        }
+        log
+    }
+
+    async fn fetch(&self, account: AccountId) -> Result<Arc<AccountLog>, SyncError> {
         let _one = self.fetching.lock().await;
         let mut entries = self.store.account_log(&account)?;
         let known = entries.len();
@@ -89,7 +99,7 @@ impl Accounts {
             })?;
             if page.head.seq < known as u64 {
                 return Err(SyncError::Misbehaviour(format!(
-                    "it shows the account {account} at position {} after it had shown position {known}",
+                    "the server shows the account {account} at position {} after it had shown position {known}: it has gone back",
                     page.head.seq
                 )));
             }
@@ -149,9 +159,9 @@ impl Accounts {
 }
 
 fn verify(account: AccountId, entries: &[SignedAccountEntry]) -> Result<AccountLog, SyncError> {
-    let caught = |what: String| SyncError::Misbehaviour(format!("account {account}: {what}"));
+    let caught = |what: String| SyncError::Misbehaviour(format!("the server shows a false account {account}: {what}"));
     let log = AccountLog::verify(entries).map_err(|error| caught(error.to_string()))?;
-    if log.id() == account { Ok(log) } else { Err(caught("it shows the log of another account".to_owned())) }
+    if log.id() == account { Ok(log) } else { Err(caught("it is the log of another account".to_owned())) }
 }
 
 /// The account states that an entry names. Undecodable entries name none: verification refuses them.

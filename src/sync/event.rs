@@ -55,6 +55,32 @@ pub enum Event {
         /// The blob that was asked for.
         blob: BlobId,
     },
+    /// The server shows an account that cannot be: another history than before, or one that nobody of it signed. Nothing
+    /// was taken over.
+    FalseAccount {
+        /// Whose.
+        account: AccountId,
+        /// What was seen, in plain words.
+        what: String,
+    },
+    /// The folder's key that was sealed to the user is not the one that the log commits to: whoever started the epoch
+    /// cheats. What is written under it stays closed here.
+    FalseKey {
+        /// The folder.
+        db: DbId,
+        /// The epoch.
+        epoch: u32,
+        /// Why it was refused.
+        reason: String,
+    },
+    /// The server is there, but does not give what following the folder needs, again and again: the view stays as it is
+    /// and is out of date.
+    Stalled {
+        /// The folder.
+        db: DbId,
+        /// What is missing, for people.
+        reason: String,
+    },
     /// Local changes do not reach the server for a reason that time does not mend. They are kept.
     UploadBlocked {
         /// The folder.
@@ -127,8 +153,14 @@ impl Hub {
     pub fn tell(&self, event: &Event) {
         match event {
             Event::FalseCheckpoint { .. } => tracing::error!(?event, "a member misbehaves"),
-            Event::Misbehaviour { .. } | Event::CorruptBlob { .. } => tracing::error!(?event, "server misbehaves"),
-            Event::Offline { .. } | Event::UploadBlocked { .. } | Event::EntryIgnored { .. } => tracing::warn!(?event),
+            Event::Misbehaviour { .. } | Event::CorruptBlob { .. } | Event::FalseAccount { .. } => {
+                tracing::error!(?event, "server misbehaves");
+            }
+            Event::FalseKey { .. } => tracing::error!(?event, "an administrator cheats"),
+            Event::Stalled { .. }
+            | Event::Offline { .. }
+            | Event::UploadBlocked { .. }
+            | Event::EntryIgnored { .. } => tracing::warn!(?event),
             // Names stay out of the log.
             Event::LockBroken { db, .. } => {
                 tracing::warn!(%db, "another member has a lock that programs here believe to have")

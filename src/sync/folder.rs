@@ -91,6 +91,8 @@ pub struct Folder {
     /// Number of the first operation of the entry that was staged last.
     pub(super) staged_from: AtomicU64,
     pub(super) locks: Locks,
+    /// Epochs whose keys were refused, and told of.
+    pub(super) refused_keys: Mutex<HashSet<u32>>,
     fetcher: Arc<Fetcher>,
     pub(super) standing: RwLock<Present>,
     on_standing: RwLock<Option<OnStanding>>,
@@ -143,6 +145,7 @@ impl Folder {
             retry_now: RetryNow::default(),
             staged_from: AtomicU64::new(0),
             locks: Locks::new(),
+            refused_keys: Mutex::default(),
             standing: RwLock::new(present),
             on_standing: RwLock::default(),
             frozen: RwLock::new(evidence::frozen(dir)?),

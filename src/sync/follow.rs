@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::backoff::Backoff;
+use super::event::Event;
 use super::present::Present;
 use super::verify::{Taken, take_in};
 use super::{Folder, SyncError};
@@ -17,11 +18,17 @@ use crate::remote::RemoteError;
 const PAGE_BYTES: u64 = 4 * 1024 * 1024;
 /// How often the server is asked although nothing was announced: what a server that does not push costs in freshness.
 const POLL: Duration = Duration::from_secs(30);
+/// Failures in a row, with the event stream standing, after which people are told: a few seconds, and no error is ever
+/// taken for an answer meanwhile.
+const STALLED: u32 = 5;
 
 impl Folder {
     /// Follows until the session ends.
     pub(super) async fn run_follower(self: Arc<Self>) {
         let mut backoff = Backoff::default();
+        let mut failures = 0_u32;
+        // What was announced and could not be had.
+        let mut unmet = None;
         loop {
             if self.standing.read().is_expired() {
                 // What the server says about it does not matter.
@@ -30,12 +37,25 @@ impl Folder {
             let live = self.shared.live.load(Ordering::Acquire);
             let pause = match self.catch_up().await {
                 Ok(()) => {
-                    backoff.reset();
-                    // The stream must have stood before and after: then nothing was announced unheard.
-                    self.link.complete(live && self.shared.live.load(Ordering::Acquire));
-                    if self.announced.load(Ordering::Acquire) > self.replica.mark().seq {
+                    let announced = self.announced.load(Ordering::Acquire);
+                    let owes = announced > self.replica.mark().seq;
+                    if owes && unmet.replace(announced) == Some(announced) {
+                        // Asked for twice: it is announced, and there is nothing.
+                        let why = format!("the server announces entry {announced} and does not give it");
+                        self.link.lost(Some(why.clone()));
+                        self.note_stall(&mut failures, live, &why);
+                        let pause = backoff.next();
+                        let _ = tokio::time::timeout(pause, self.follow.notified()).await;
                         continue;
                     }
+                    if owes {
+                        continue;
+                    }
+                    unmet = None;
+                    backoff.reset();
+                    failures = 0;
+                    // The stream must have stood before and after: then nothing was announced unheard.
+                    self.link.complete(live && self.shared.live.load(Ordering::Acquire));
                     POLL
                 }
                 Err(error) => {
@@ -44,6 +64,7 @@ impl Folder {
                         SyncError::Frozen(_) | SyncError::Misbehaviour(_) => POLL,
                         _ => {
                             tracing::debug!(db = %self.id(), %error, "catching up failed");
+                            self.note_stall(&mut failures, live, &error.to_string());
                             backoff.next()
                         }
                     }
@@ -52,6 +73,14 @@ impl Folder {
             // What was announced while catching up has left its permit here.
             let pause = self.standing.read().time_left().map_or(pause, |left| pause.min(left));
             let _ = tokio::time::timeout(pause, self.follow.notified()).await;
+        }
+    }
+
+    /// One more failure in a row; told of once, when it is not the network's.
+    fn note_stall(&self, failures: &mut u32, live: bool, reason: &str) {
+        *failures = if live { failures.saturating_add(1) } else { 0 };
+        if *failures == STALLED {
+            self.hub.tell(&Event::Stalled { db: self.id(), reason: reason.to_owned() });
         }
     }
 
@@ -156,7 +185,8 @@ impl Folder {
         }
     }
 
-    fn judge(&self, error: SyncError, offered_seq: u64, entries: &[SignedEntry]) -> SyncError {
+    /// Freezes the folder where the error is proof.
+    pub(super) fn judge(&self, error: SyncError, offered_seq: u64, entries: &[SignedEntry]) -> SyncError {
         match error {
             SyncError::Misbehaviour(what) => self.caught(what, self.replica.mark(), offered_seq, entries),
             other => other,

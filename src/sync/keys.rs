@@ -6,11 +6,12 @@
 //! lead from there to every earlier one. Who reads from some point on has a box for each epoch since, and takes them
 //! all. Boxes from before the own removal belong to a membership that is over.
 
+use super::event::Event;
 use super::verify::{Chains, Verified, brings_key};
 use super::{Folder, SyncError};
 use crate::crypto::merkle;
 use crate::format::{AccountId, Head, KeyBox, Membership, MembershipChange, NewEpoch, SignedEntry};
-use crate::keyring::{Advanced, FolderState, KeyRing, Misbehaviour, Verdict, box_leaf};
+use crate::keyring::{Advanced, FolderState, KeyRing, KeyRingError, Misbehaviour, Verdict, box_leaf};
 
 /// Bytes of entries per request on the way ahead.
 const PAGE_BYTES: u64 = 4 * 1024 * 1024;
@@ -55,11 +56,18 @@ impl Folder {
             }
             let sealed = self.fetch_box(promise).await?;
             let seed = self.user_key(sealed.generation)?;
-            match &promise.since {
+            let opened = match &promise.since {
                 Some((first, epochs)) => {
-                    ring.open_since(&promise.start, *first, &sealed, epochs, &seed, state.epochs())?;
+                    ring.open_since(&promise.start, *first, &sealed, epochs, &seed, state.epochs())
                 }
-                None => ring.open_box(&promise.start, &sealed, &seed, state.epochs())?,
+                None => ring.open_box(&promise.start, &sealed, &seed, state.epochs()),
+            };
+            if let Err(error) = opened {
+                self.refuse_key(promise.start.epoch, error);
+                return Err(error.into());
+            }
+            if let Some(epoch) = ring.false_back_link() {
+                self.refuse_key(epoch, KeyRingError::Commitment);
             }
         }
         // Before the keys, which open what comes after it.
@@ -109,6 +117,13 @@ impl Folder {
         Ok(())
     }
 
+    /// Tells of a false key, once for each epoch.
+    fn refuse_key(&self, epoch: u32, error: KeyRingError) {
+        if self.refused_keys.lock().insert(epoch) {
+            self.hub.tell(&Event::FalseKey { db: self.id(), epoch, reason: error.to_string() });
+        }
+    }
+
     /// The own box that the log promises.
     async fn fetch_box(&self, promise: &Promise) -> Result<KeyBox, SyncError> {
         let answer = self.remote.member_box(self.id(), promise.seq).await?;
@@ -124,7 +139,7 @@ impl Folder {
         if committed && answer.key_box.account == self.me {
             Ok(answer.key_box)
         } else {
-            Err(SyncError::Misbehaviour("it sent a key box that the folder's log does not contain".to_owned()))
+            Err(SyncError::Misbehaviour("the server sent a key box that the folder's log does not contain".to_owned()))
         }
     }
 }

@@ -91,7 +91,8 @@ impl Folder {
         if change.shuts_out(&self.me) {
             self.check_allowed(change.action())?;
             let members: Vec<AccountId> = self.verified.lock().await.state.members().keys().copied().collect();
-            self.accounts.freshen(&members).await?;
+            let fresh = self.accounts.freshen(&members).await;
+            fresh.map_err(|error| self.judge(error, self.replica.mark().seq, &[]))?;
         }
         let mut perhaps_sent = false;
         for _ in 0..ATTEMPTS {

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::accounts::Accounts;
-use super::event::Event;
+use super::event::{Event, Hub};
 use super::folder::Shared;
 use super::runtime::Runtimes;
 use super::status::now_ms;
@@ -79,7 +79,8 @@ impl Session {
         let runtimes = Runtimes::new()?;
         let account_key = kdf::derive(labels::KEY_REPLICA, &[identity.local.as_bytes(), b"account"]);
         let store = Arc::new(AccountStore::open(&paths.profile, &account_key)?);
-        let accounts = Arc::new(Accounts::new(Arc::clone(&remote), Arc::clone(&store))?);
+        let hub = Arc::<Hub>::default();
+        let accounts = Arc::new(Accounts::new(Arc::clone(&remote), Arc::clone(&store), Arc::clone(&hub))?);
         let me = identity.account;
         let own = match accounts.log(&me) {
             Some(log) => log,
@@ -97,7 +98,7 @@ impl Session {
             device,
             remote,
             accounts,
-            hub: Arc::default(),
+            hub,
             foreground: runtimes.foreground(),
             background: runtimes.background(),
             live: AtomicBool::new(false),

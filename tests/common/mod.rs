@@ -146,6 +146,11 @@ impl Member {
         member
     }
 
+    /// A profile directory and nothing in it.
+    pub fn blank(dir: &Path, name: &str) -> Self {
+        Self { name: name.to_owned(), profile: dir.join(name), account: String::new(), mounts: vec![] }
+    }
+
     fn passphrase_file(&self) -> PathBuf {
         let path = self.profile.with_extension("passphrase");
         if !path.exists() {

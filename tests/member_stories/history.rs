@@ -9,7 +9,7 @@ use kegfs::format::{
     BlobId, BlobRef, Checkpoint, CheckpointState, Extent, KegId, NodeKind, OpKind, Record, Role, encode,
 };
 use kegfs::keg::ROOT_INO;
-use kegfs::keyring::{Author, FolderState, Identity, KeyRing, seal_checkpoint};
+use kegfs::keyring::{Author, FolderState, KeyRing, seal_checkpoint};
 use kegfs::remote::{Call, Fault, Remote, RemoteError};
 use kegfs::replica::{CheckpointVerdict, Happening, ReplicaError};
 use kegfs::sync::{Event, Folder, History, SyncError};
@@ -356,7 +356,7 @@ fn forge(pair: &Pair, epoch: u32, change: impl Fn(&mut Vec<Record>, &mut u64)) -
     let piece = Extent { offset: 0, len, blob, blob_offset: 0, chunk_len: len, chunk_skip: 0, key };
     let state = CheckpointState { seq, records: records.len() as u64, pieces: vec![piece] };
     let sealed = seal_checkpoint(&db, ring(&pair.ours).epoch(epoch).unwrap(), &state);
-    let author = Author::new(&Identity::from_bytes(pair.alice.identity()).unwrap());
+    let author = Author::new(&pair.alice.identity());
     let account_head = standing.account_head(&pair.alice.id).unwrap();
     let position = standing.position(&pair.ours.device(), account_head, now_ms());
     let body = Checkpoint { epoch, state: Some(sealed) };

@@ -18,7 +18,7 @@ use kegfs::format::{AccountId, BlobId, Extent, KegId, NodeKind, Op, OpKind};
 use kegfs::keg::ROOT_INO;
 use kegfs::remote::{FailingRemote, HttpOptions, Remote};
 use kegfs::server::{Config, Limits, Running, Server};
-use kegfs::sync::{FETCH_DEADLINE, Folder, NewAccount, Session, SessionPaths, connect};
+use kegfs::sync::{FETCH_DEADLINE, Folder, NewAccount, Session, SessionPaths, SyncError, connect};
 use kegfs::sys::{clock, random};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -39,6 +39,7 @@ impl Kegd {
         Self::start_with(Limits::default())
     }
 
+    /// With other bounds than the usual ones.
     pub fn start_with(limits: Limits) -> Self {
         // RUST_LOG=debug shows what everybody does.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
@@ -105,15 +106,20 @@ pub struct Person {
 
 impl Person {
     pub fn join(kegd: &Kegd, name: &str) -> Self {
+        Self::join_at(&kegd.url(), &kegd.invite, name)
+    }
+
+    /// The same with a server that is reached at `url`.
+    pub fn join_at(url: &str, invite: &str, name: &str) -> Self {
         let account = NewAccount::create(name, "laptop").unwrap();
-        let options = HttpOptions { url: kegd.url(), ..HttpOptions::default() };
+        let options = HttpOptions { url: url.to_owned(), ..HttpOptions::default() };
         let remote = connect(&options, &account.identity).unwrap();
-        account.register(&remote, &kegd.invite).unwrap();
+        account.register(&remote, invite).unwrap();
         let mut person = Self {
             profile: tempfile::tempdir().unwrap(),
             identity: account.identity.to_bytes().to_vec(),
             id: account.identity.account,
-            url: kegd.url(),
+            url: url.to_owned(),
             network: FailingRemote::new(remote),
             session: None,
         };
@@ -123,8 +129,13 @@ impl Person {
 
     /// Opens the session (again).
     pub fn unlock(&mut self) {
+        self.try_unlock().unwrap();
+    }
+
+    /// The same where it may fail.
+    pub fn try_unlock(&mut self) -> Result<(), SyncError> {
         self.lock();
-        let identity = kegfs::keyring::Identity::from_bytes(&self.identity).unwrap();
+        let identity = self.identity();
         let options = HttpOptions { url: self.url.clone(), ..HttpOptions::default() };
         self.network = FailingRemote::new(connect(&options, &identity).unwrap());
         let paths = SessionPaths {
@@ -133,7 +144,8 @@ impl Person {
             cache_bytes: 1 << 30,
         };
         let remote: Arc<dyn Remote> = Arc::clone(&self.network) as Arc<dyn Remote>;
-        self.session = Some(Session::open(&paths, identity, remote).unwrap());
+        self.session = Some(Session::open(&paths, identity, remote)?);
+        Ok(())
     }
 
     /// Closes it.
@@ -143,9 +155,15 @@ impl Person {
         }
     }
 
-    /// What this person's keystore holds.
-    pub fn identity(&self) -> &[u8] {
-        &self.identity
+    /// Everything secret of this person's device.
+    pub fn identity(&self) -> kegfs::keyring::Identity {
+        kegfs::keyring::Identity::from_bytes(&self.identity).unwrap()
+    }
+
+    /// Has lost everything but the keys: the profile is a new one.
+    pub fn forget(&mut self) {
+        self.lock();
+        self.profile = tempfile::tempdir().unwrap();
     }
 
     pub fn session(&self) -> &Arc<Session> {

@@ -130,7 +130,7 @@ impl FromRequestParts<Arc<App>> for Anonymous {
 }
 
 /// Whoever has one IPv6 address has 2^64 of them.
-fn group(address: IpAddr) -> IpAddr {
+pub fn group(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::from((u128::from(v6) >> 64 << 64).to_be_bytes()),
         v4 => v4,
