@@ -12,13 +12,21 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Team, wait_for};
+use common::{Server, Team, wait_for};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 
 const SOON: Duration = Duration::from_secs(20);
-/// The server keeps a lock that long for a device that is not heard of.
-const LEASE: Duration = Duration::from_secs(10);
+/// Where a test waits for it: the server keeps a lock that long for a device that is not heard of.
+const LEASE: Duration = Duration::from_secs(3);
+
+/// A team whose server keeps locks for [`LEASE`] instead of ten seconds.
+fn team() -> Team {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_with(dir.path(), &["--lock-lease", &LEASE.as_secs().to_string()]);
+    let url = server.url();
+    Team::on(dir, server, &url)
+}
 
 fn open(path: &Path) -> File {
     OpenOptions::new().read(true).write(true).open(path).unwrap()
@@ -242,7 +250,7 @@ fn a_waiting_program_can_be_interrupted_and_a_killed_one_lets_go_at_once() {
 
 #[test]
 fn a_dead_members_lock_is_free_after_the_lease_and_is_shown_until_then() {
-    let mut team = Team::new();
+    let mut team = team();
     let (alice, bob) = team.mount();
     let (ours, theirs) = shared_file(&alice, &bob, "left", b"x");
     let here = open(&ours);
@@ -311,7 +319,7 @@ fn locks_survive_a_restart_of_the_server_and_a_new_key_and_not_a_removal() {
 
 #[test]
 fn without_a_server_programs_lock_among_themselves_and_it_is_said() {
-    let mut team = Team::new();
+    let mut team = team();
     let (alice, bob) = team.mount();
     let (ours, theirs) = shared_file(&alice, &bob, "alone", b"x");
     let here = open(&ours);

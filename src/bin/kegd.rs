@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -59,6 +60,9 @@ struct Serve {
     /// Bytes of blobs in the folders of one owner; suffixes K, M, G, T (powers of 1024) [default: 1T].
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     quota: Option<u64>,
+    /// Seconds for which a file's lock is kept for a device that is not heard of [default: 10].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u8).range(1..=120))]
+    lock_lease: Option<u8>,
     /// Write the address to this file when the server is ready.
     #[arg(long, value_name = "FILE")]
     addr_file: Option<PathBuf>,
@@ -122,6 +126,9 @@ fn serve(data: PathBuf, options: Serve) -> anyhow::Result<()> {
     };
     if let Some(quota) = options.quota {
         config.limits.quota_bytes = quota;
+    }
+    if let Some(seconds) = options.lock_lease {
+        config.limits.lock_lease = Duration::from_secs(seconds.into());
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("kegd").build()?;
     runtime.block_on(run(config, options.addr_file))

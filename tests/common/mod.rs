@@ -41,13 +41,20 @@ pub fn wait_for(what: &str, timeout: Duration, mut done: impl FnMut() -> bool) {
 pub struct Server {
     pub data: PathBuf,
     pub port: u16,
+    more: Vec<String>,
     child: Option<Child>,
 }
 
 impl Server {
     /// Starts on a free port and waits until it is healthy.
     pub fn start(dir: &Path) -> Self {
-        let mut server = Self { data: dir.join("server"), port: 0, child: None };
+        Self::start_with(dir, &[])
+    }
+
+    /// The same with further arguments.
+    pub fn start_with(dir: &Path, more: &[&str]) -> Self {
+        let more = more.iter().map(|&argument| argument.to_owned()).collect();
+        let mut server = Self { data: dir.join("server"), port: 0, more, child: None };
         fs::create_dir_all(&server.data).unwrap();
         server.run(0);
         server
@@ -67,6 +74,7 @@ impl Server {
                 addr_file.to_str().unwrap(),
                 "--json",
             ])
+            .args(&self.more)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

@@ -86,6 +86,11 @@ impl Locks {
         let caller = Caller { who, db, epoch, writes: row.role.writes() };
         self.await_holders_of_before(&db, epoch)?;
         let (result, told) = self.table.lock().call(&caller, call, clock::monotonic())?;
+        if matches!(call.ask, LockAsk::End) && self.recorded.lock().pop(&(db, who)).is_some() {
+            let now = now_ms();
+            let (account, device) = who;
+            self.committer.submit_lazily(vec![Write::LockHolder { db, account, device, until_ms: now, now_ms: now }]);
+        }
         self.tell(told);
         self.watch();
         // After the grant: what its former holder did was in the log before it let go.
