@@ -272,22 +272,26 @@ fn who_waits_for_the_state_is_told_and_another_admin_completes_what_the_adder_di
     let mut dave = dave;
     drop(dave.folder("acme"));
     dave.lock();
-    let carol = Person::join(&pair.kegd, "carol");
+    let mut carol = Person::join(&pair.kegd, "carol");
     // The addition goes through, what follows does not: as if alice's machine had died right then.
-    pair.alice.network.script(Call::PutBlob, 0, u32::MAX, Fault::Fail(RemoteError::Unreachable("gone".to_owned())));
-    let added = std::thread::scope(|scope| {
-        let (session, ours, id) = (pair.alice.session().clone(), pair.ours.clone(), carol.id);
-        let adding = scope.spawn(move || session.add_member_with(&ours, id, Role::Editor, History::None));
-        eventually("carol's client waits", || {
-            let waiting = carol.session().waiting();
-            let told = |folder: &Arc<Folder>| folder.status().last_error.unwrap_or_default();
-            waiting.iter().any(|folder| told(folder).contains("present state"))
-        });
-        assert!(carol.session().folders().is_empty(), "nothing is shown before it is whole");
-        adding.join().unwrap()
-    });
+    pair.alice.network.script(Call::PutBlob, 0, u32::MAX, Fault::Fail(RemoteError::Protocol("no".to_owned())));
+    let added = pair.alice.session().add_member_with(&pair.ours, carol.id, Role::Editor, History::None);
     assert!(matches!(added, Err(SyncError::AddedOnly { .. })), "{added:?}");
     pair.alice.lock();
+    let waits = |carol: &Person| {
+        let waiting = carol.session().waiting();
+        let told = |folder: &Arc<Folder>| folder.status().last_error.unwrap_or_default();
+        waiting.iter().any(|folder| told(folder).contains("present state") && names(folder).is_empty())
+    };
+    eventually("carol's client waits", || waits(&carol));
+    assert!(carol.session().folders().is_empty(), "nothing is shown before it is whole");
+    // Carol's machine goes down and comes back while she waits; others work on. Nothing of that may be applied before the
+    // state that it belongs to, though she has the keys.
+    carol.lock();
+    write(&pair.theirs, "plan", b"bob works on meanwhile");
+    sync(&pair.theirs);
+    carol.unlock();
+    eventually("carol waits again", || waits(&carol));
     dave.unlock();
     let hers = carol.folder("acme");
     assert_eq!(tree(&hers), tree(&pair.theirs));
