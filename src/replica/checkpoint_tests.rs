@@ -11,47 +11,85 @@ use super::model_tests::{Any, operation};
 use super::test_support::*;
 use super::*;
 use crate::format::*;
-use crate::keg::Node;
+use crate::keg::{self, Context, MemStore, Node, Store};
 
 const CAROL: DeviceId = DeviceId([0xc; 32]);
 
 /// `(device, operations with the age of their base, begins an epoch)`.
 type Entry = (u8, Vec<(Any, u8)>, bool);
 
+/// What somebody does on a small tree, so that people meet: on one of the first kegs, or to a name that there is.
+fn act(any: &Any, store: &MemStore, fresh: &mut u32) -> OpKind {
+    let (what, [first, second, third], [name, new_name], [number, _]) = *any;
+    let known = *fresh;
+    let names: Vec<_> = store.dentries().cloned().collect();
+    let chosen = names.get(usize::from(first) % names.len().max(1));
+    let id = |pick: u8| keg(u32::from(pick) % known.max(1) + 1);
+    let dirs: Vec<_> = store.nodes().filter(|node| node.is_directory()).map(|node| node.keg).collect();
+    let [parent, new_parent] = [second, third].map(|pick| dirs[usize::from(pick) % dirs.len()]);
+    let [name, new_name] = [name, new_name].map(|name| vec![b'a' + name % 3]);
+    match (what % 12, chosen) {
+        (0 | 1, _) if known < 8 => {
+            *fresh += 1;
+            let kind = [NodeKind::File, NodeKind::Directory][usize::from(what % 12)];
+            create(keg(*fresh), parent, &name, kind)
+        }
+        (2..=4, _) => {
+            let part = extent(u64::from(number % 50), 20, second);
+            let size = 40 + u64::from(number % 60);
+            let truncate = (number % 4 == 0).then_some(0);
+            OpKind::Content { keg: id(first), truncate, holes: vec![], extents: vec![part], size, mtime_ns: 5 }
+        }
+        (5 | 6, Some(there)) => OpKind::Unlink { keg: there.keg, parent: there.parent, name: there.name.clone() },
+        (7, Some(there)) => OpKind::Rename {
+            keg: there.keg,
+            parent: there.parent,
+            name: there.name.clone(),
+            new_parent,
+            new_name: new_name.clone(),
+            target: store.dentry(&new_parent, &new_name).unwrap().map(|target| target.keg),
+            exchange: false,
+        },
+        (8, Some(there)) => OpKind::Link { keg: there.keg, parent: new_parent, name: new_name },
+        // Brings back what was removed, or would like to.
+        (9, _) => OpKind::Revive {
+            keg: id(first),
+            parent,
+            name,
+            kind: [NodeKind::File, NodeKind::Directory][usize::from(third % 2)],
+            mode: 0o600,
+            uid: 3,
+            gid: 4,
+            rdev: 0,
+            target: vec![],
+            btime_ns: 5,
+        },
+        _ => operation(any, fresh, known),
+    }
+}
+
 /// A log of entries by three devices, in which the epoch changes now and then; and the positions where it does.
 fn log(entries: &[Entry]) -> (Vec<Confirmed>, Vec<u64>) {
     let (mut fresh, mut counters, mut log, mut starts) = (0, [0; 3], Vec::new(), vec![0]);
+    let mut store = MemStore::default();
     for ((device, anys, begins), seq) in entries.iter().zip(1u64..) {
         let index = usize::from(device % 3);
         let device = [ALICE, BOB, CAROL][index];
         counters[index] += 1;
+        let horizon = *starts.last().unwrap();
+        let context = Context { seq, device, label: label(&device), horizon };
         let mut ops = Vec::new();
         for (any, age) in anys.iter().filter(|_| !begins) {
-            let known = fresh;
-            let mut kind = operation(any, &mut fresh, known);
-            if any.0 % 11 == 10 {
-                // Brings back what was removed, or would like to.
-                let (id, kind_of) = (keg(u32::from(any.1[0]) % known.max(1) + 1), any.1[1] % 2);
-                kind = OpKind::Revive {
-                    keg: id,
-                    parent: KegId::ROOT,
-                    name: vec![b'a' + any.2[0] % 4],
-                    kind: [NodeKind::File, NodeKind::Directory][usize::from(kind_of)],
-                    mode: 0o600,
-                    uid: 3,
-                    gid: 4,
-                    rdev: 0,
-                    target: vec![],
-                    btime_ns: 5,
-                };
-            }
+            let kind = act(any, &store, &mut fresh);
             let op = Op { base: (seq - 1).saturating_sub(u64::from(*age)), at_ns: AT + seq as i64, kind };
-            ops.extend(op.check().is_ok().then_some(op));
+            if op.check().is_ok() {
+                keg::apply(&mut store, &context, &op).unwrap();
+                ops.push(op);
+            }
         }
         if seq == 2 {
             ops.push(op(1, OpKind::FolderName { name: "acme".to_owned() }));
         }
-        let horizon = *starts.last().unwrap();
         if *begins {
             starts.push(seq);
         }

@@ -195,8 +195,12 @@ impl Carrier<'_> {
         let OpKind::Content { truncate, holes, extents, size, mtime_ns, .. } = &op.kind else { return Ok(()) };
         let device = self.folder.device;
         let replica = &self.folder.replica;
-        let diverted = self.diverted.get(&keg).is_some_and(|first| op.base < *first)
-            || replica.sequenced_redirect(&device, &keg)?.is_some_and(|redirect| op.base < redirect.seq);
+        let redirect = replica.sequenced_redirect(&device, &keg)?.filter(|redirect| op.base < redirect.seq);
+        if let Some(redirect) = redirect {
+            // It is for the sibling, which somebody may have removed.
+            self.revive(op, &redirect.to)?;
+        }
+        let diverted = redirect.is_some() || self.diverted.get(&keg).is_some_and(|first| op.base < *first);
         let extents = self.whole(extents)?;
         let change = |truncate: Option<u64>, holes: Vec<_>, extents: Vec<Extent>| Op {
             kind: OpKind::Content { keg, truncate, holes, extents, size: *size, mtime_ns: *mtime_ns },

@@ -294,7 +294,8 @@ fn who_waits_for_the_state_is_told_and_another_admin_completes_what_the_adder_di
     eventually("carol waits again", || waits(&carol));
     dave.unlock();
     let hers = carol.folder("acme");
-    assert_eq!(tree(&hers), tree(&pair.theirs));
+    eventually("she has everything", || tree(&hers) == tree(&pair.theirs));
+    hers.catch_up_blocking(PATIENCE).unwrap();
     let by_dave = hers.replica.checkpoints().unwrap();
     assert_eq!(by_dave.iter().map(|row| row.account).collect::<Vec<_>>(), [dave.id]);
 }
