@@ -63,6 +63,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("chacha20", &["crypto"]),
     ("chacha20poly1305", &["crypto"]),
     ("hpke", &["crypto"]),
+    ("bip39", &["crypto"]),
     ("ed25519_dalek", &["crypto"]),
     ("argon2", &["crypto"]),
     ("subtle", &["crypto"]),

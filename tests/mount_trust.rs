@@ -6,13 +6,13 @@ mod common;
 
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Team, wait_for};
+use common::{Member, Team, wait_for};
 
 const SOON: Duration = Duration::from_secs(30);
 const EACCES: i32 = 13;
@@ -57,7 +57,7 @@ fn dot_keg_is_reachable_by_name_and_shows_status_and_members() {
         assert!(members.contains("alice") && members.contains("bob") && members.contains("owner"), "{members}");
         wait_for("a status that is up to date", SOON, || {
             let status = fs::read_to_string(keg.join("status")).unwrap();
-            status.starts_with("folder   acme (") && status.contains("\nview     up to date\n")
+            status.starts_with("folder   acme (") && status.contains("\nview     up to date with the server, ")
         });
     }
     // What is read is what there is now.
@@ -167,4 +167,122 @@ fn ransomware_on_one_machine_stands_out_in_everybodys_status_until_it_was_seen()
     team.alice.ok(&["log", "acme", "--seen"]);
     assert!(!team.alice.ok(&["status"]).contains("WARNING"));
     assert!(team.bob.ok(&["status"]).contains("WARNING"), "bob has not seen it yet");
+}
+
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap()
+}
+
+#[track_caller]
+fn refused(member: &Member, args: &[&str], code: i32, words: &str) {
+    let output = member.kegfs(args);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{message}");
+    assert!(message.contains(words), "no `{words}` in: {message}");
+}
+
+#[test]
+fn two_people_compare_words_and_an_impostor_is_turned_away() {
+    let team = Team::new();
+    let (alice, bob) = (&team.alice, &team.bob);
+    refused(alice, &["verify", "bob", "--accept"], 5, "compare them first: kegfs verify bob");
+    let here = json(&alice.ok(&["verify", "bob", "--json"]));
+    let there = json(&bob.ok(&["verify", "alice", "--json"]));
+    let words = |value: &serde_json::Value| value["compared"]["words"].as_array().unwrap().clone();
+    assert_eq!((words(&here).len(), words(&here)), (12, words(&there)));
+    let text = alice.ok(&["verify", "bob"]);
+    assert!(words(&here).iter().all(|word| text.contains(word.as_str().unwrap())), "{text}");
+    assert!(text.contains("kegfs verify bob --accept"));
+    assert_eq!(alice.ok(&["verify", "bob", "--accept"]), "bob is verified\n");
+    assert!(alice.ok(&["verify"]).contains("verified 20"));
+    // Somebody else calls himself bob.
+    let impostor = Member::create(team.dir.path(), "Bob", &team.server.url(), &team.server.invite());
+    let before = alice.ok(&["member", "list", "acme"]);
+    refused(alice, &["member", "add", "acme", &impostor.account], 5, "is in doubt: you know bob as the account");
+    assert_eq!(alice.ok(&["member", "list", "acme"]), before);
+    assert!(alice.ok(&["verify"]).contains("IN DOUBT since"));
+    alice.ok(&["verify", &impostor.account, "--reject"]);
+    refused(alice, &["member", "add", "acme", &impostor.account], 5, "you have rejected it");
+    // The name is still bob's: a new folder takes him by it.
+    alice.ok(&["folder", "create", "plans"]);
+    alice.ok(&["member", "add", "plans", "bob", "--role", "viewer"]);
+    assert!(alice.ok(&["member", "list", "plans"]).contains(&bob.account));
+    refused(alice, &["member", "add", "plans", "carol"], 2, "you know nobody called 'carol'");
+    refused(alice, &["verify", "carol"], 2, "you know nobody called 'carol'");
+    refused(alice, &["verify", &alice.account], 2, "that is yourself");
+    // The folder's words, the same for both.
+    let folder = |member: &Member| json(&member.ok(&["verify", "--folder", "acme", "--json"]))["folder_words"].clone();
+    assert_eq!(folder(alice), folder(bob));
+    assert!(folder(alice)["seq"].as_u64().unwrap() >= 2);
+    refused(alice, &["folder", "thaw", "acme"], 5, "the folder is not frozen");
+    assert!(alice.ok(&["folder", "evidence", "acme"]).contains("never caught"));
+    refused(alice, &["folder", "evidence", "nowhere"], 1, "there is no folder 'nowhere'");
+}
+
+#[test]
+fn access_tells_who_reads_a_file_and_who_may_have_kept_it() {
+    let mut team = Team::new();
+    let dir = team.alice.mount("acme");
+    fs::create_dir(dir.join("plans")).unwrap();
+    fs::write(dir.join("plans/plan.txt"), b"first").unwrap();
+    team.alice.sync();
+    let text = team.alice.ok(&["access", "acme/plans/plan.txt"]);
+    assert!(text.starts_with("acme/plans/plan.txt: 1 version\n"), "{text}");
+    assert!(text.contains("    bob (editor), on laptop: every version\n"), "{text}");
+    assert!(!text.contains("may have kept it:"));
+    team.alice.ok(&["member", "remove", "acme", "bob"]);
+    fs::write(dir.join("plans/plan.txt"), b"second, without bob").unwrap();
+    team.alice.sync();
+    let told = json(&team.alice.ok(&["access", "acme/plans/plan.txt", "--json"]));
+    let versions = told["versions"].as_array().unwrap();
+    assert_eq!(versions.last().unwrap()["size"], 19);
+    assert_eq!(told["now"].as_array().unwrap().len(), 1);
+    let bob = &told["before"][0];
+    assert_eq!((bob["name"].as_str(), bob["end"].as_str()), (Some("bob"), Some("removed")));
+    let kept = bob["versions"].as_array().unwrap();
+    assert!(!kept.is_empty() && !kept.contains(&versions.last().unwrap()["seq"]), "{told:#}");
+    refused(&team.alice, &["access", "acme/nothing"], 1, "there is no 'nothing' in the folder");
+    refused(&team.alice, &["access", "acme"], 2, "give FOLDER/PATH");
+}
+
+#[test]
+fn own_attributes_tell_author_version_and_how_far_it_has_come() {
+    let mut team = Team::new();
+    let (alice, bob) = team.mount();
+    let tell = |path: &Path, name: &str| {
+        let text = Command::new("getfattr").args(["--only-values", "-n", name]).arg(path).output().unwrap();
+        assert!(text.status.success(), "{}", String::from_utf8_lossy(&text.stderr));
+        String::from_utf8(text.stdout).unwrap()
+    };
+    let file = alice.join("f");
+    let open = fs::File::create(&file).unwrap();
+    // What nothing is written to for a second goes on its way by itself.
+    wait_for("a buffered file", SOON, || {
+        open.write_at(b"draft", 0).unwrap();
+        tell(&file, "user.keg.state") == "buffered"
+    });
+    drop(open);
+    team.alice.sync();
+    wait_for("it to be on the server", SOON, || tell(&file, "user.keg.state") == "on-server");
+    wait_for("bob to have it", SOON, || fs::read(bob.join("f")).is_ok_and(|text| text == b"draft"));
+    assert_eq!(tell(&bob.join("f"), "user.keg.author"), "alice's laptop");
+    let first: u64 = tell(&bob.join("f"), "user.keg.version").parse().unwrap();
+    fs::write(bob.join("f"), b"bob's draft").unwrap();
+    wait_for("bob's version", SOON, || tell(&file, "user.keg.author") == "bob's laptop");
+    assert!(tell(&file, "user.keg.version").parse::<u64>().unwrap() > first);
+    // The server is away: what is written stays in the journal.
+    team.server.pause();
+    fs::write(&file, b"offline").unwrap();
+    fs::File::open(&file).unwrap().sync_all().unwrap();
+    assert_eq!(
+        (tell(&file, "user.keg.state").as_str(), tell(&file, "user.keg.version").as_str()),
+        ("journaled", "pending")
+    );
+    team.server.resume();
+    wait_for("it to be on the server", SOON, || tell(&file, "user.keg.state") == "on-server");
+    // Nobody sets them, and what copies attributes copies none of them.
+    let set = Command::new("setfattr").args(["-n", "user.keg.author", "-v", "me"]).arg(&file).output().unwrap();
+    assert!(!set.status.success());
+    let listed = Command::new("getfattr").arg("-d").arg(&file).output().unwrap();
+    assert!(!String::from_utf8_lossy(&listed.stdout).contains("user.keg"));
 }

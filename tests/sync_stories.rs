@@ -228,7 +228,10 @@ fn an_altered_entry_freezes_the_folder_and_keeps_the_evidence() {
     });
     assert!(!pair.theirs.writable() && !pair.theirs.online());
     assert!(pair.theirs.replica.mark().seq >= mark.seq);
-    assert!(pair.theirs.dir().join("evidence").read_dir().unwrap().next().is_some());
+    let kept = pair.theirs.evidence().unwrap();
+    let evidence = &kept.last().unwrap().evidence;
+    assert!(!evidence.offered.is_empty() && evidence.own.is_some(), "both sides are signed: {evidence:?}");
+    assert_eq!(evidence.head, pair.theirs.replica.mark());
     assert!(matches!(pair.theirs.wait_uploaded_blocking(PATIENCE), Ok(()) | Err(SyncError::Frozen(_))));
     // It stays frozen.
     let id = pair.theirs.id();

@@ -45,8 +45,10 @@ fn kind(what: &Happening) -> &'static str {
         Happening::Misbehaviour { .. } => "misbehaviour",
         Happening::Ignored { .. } => "ignored",
         Happening::FalseLink { .. } => "false_link",
+        Happening::FalseKey { .. } => "false_key",
         Happening::Thawed => "thawed",
-        Happening::NameTaken { .. } => "name_taken",
+        Happening::InDoubt { .. } => "in_doubt",
+        Happening::Altered { .. } => "altered",
         Happening::FalseCheckpoint { .. } => "false_checkpoint",
     }
 }
@@ -54,11 +56,11 @@ fn kind(what: &Happening) -> &'static str {
 fn text(what: &Happening) -> String {
     match what {
         Happening::Created => "created the folder".to_owned(),
-        Happening::Added { name, role, expires_ms, history, since, .. } => {
-            let history = match (history, since) {
-                (true, _) => "",
-                (false, Some(_)) => ", with a part of the history",
-                (false, None) => ", without the history",
+        Happening::Added { name, role, expires_ms, reads_from, since, .. } => {
+            let history = match (reads_from, since) {
+                (0, _) => "",
+                (_, true) => ", with a part of the history",
+                (_, false) => ", without the history",
             };
             format!("added {name} as {}{history}", as_role(*role, *expires_ms))
         }
@@ -84,14 +86,20 @@ fn text(what: &Happening) -> String {
         Happening::Misbehaviour { what } => format!("the folder is frozen: {what}"),
         Happening::Ignored { reason } => format!("tried what counts for nothing: {reason}"),
         Happening::FalseLink { epoch } => format!(
-            "began epoch {epoch} with a false link to what is older: members who join later would not read it; an admin's next change of the key mends that"
+            "epoch {epoch} has a false link to what is older: members who join later do not read that; whoever began it did so on purpose"
+        ),
+        Happening::FalseKey { epoch } => format!(
+            "the key that you were given for epoch {epoch} is not the one that the log commits to: whoever began it shut you out; tell an owner, whose next change of the key mends that"
         ),
         Happening::Thawed => "the folder goes on after you decided so".to_owned(),
         Happening::FalseCheckpoint { name, seq, what, .. } => format!(
             "{name} has signed a false state of the folder for a new member (entry {seq}): {what}; it does not count; ask {name}, and consider kegfs member remove"
         ),
-        Happening::NameTaken { account, name } => format!(
-            "the account {account} calls itself {name}, as another does that you know; nothing is given to it until you decide: kegfs verify {account}"
+        Happening::Altered { blob } => format!(
+            "the server sent altered content (blob {blob}); it was thrown away, and reading that part fails until the right one comes"
+        ),
+        Happening::InDoubt { account, name, why } => format!(
+            "{name} ({account}) is in doubt: {why}; nothing is given to this account until you decide: kegfs verify {account}"
         ),
     }
 }

@@ -84,6 +84,14 @@ pub enum Command {
     Lock(LockArgs),
     /// Show mounts, folders and what is not yet on the server
     Status,
+    /// Compare words with somebody, or with the members of a folder, to be sure that nobody stands between you; without
+    /// arguments, list whom you know
+    Verify(VerifyArgs),
+    /// Show who can read a file, and who could have: members, devices, versions
+    Access {
+        /// FOLDER/PATH, for example acme/plans/plan.odt
+        path: String,
+    },
     /// Show what happened in a folder: who came and went, keys and devices, conflicts, warnings
     Log(LogArgs),
     /// Exchange changes with the server now
@@ -135,6 +143,23 @@ pub enum FolderCommand {
     },
     /// List the folders you are a member of
     List,
+    /// Show what is kept of the server's misbehaviour in a folder
+    Evidence {
+        /// Name or id of the folder
+        folder: String,
+        /// Also write it there, with all that others need to check it
+        #[arg(long, value_name = "DIR")]
+        to: Option<PathBuf>,
+    },
+    /// Have a folder go on that was frozen because the server was caught
+    Thaw {
+        /// Name or id of the folder
+        folder: String,
+        /// Not from what was verified here, but with the log that the server shows, from its beginning; unsent work is kept
+        /// aside
+        #[arg(long)]
+        anew: bool,
+    },
     /// Leave a folder; what you have not uploaded is uploaded first
     Leave {
         /// Name or id of the folder
@@ -159,7 +184,7 @@ pub enum MemberCommand {
     Add {
         /// Name or id of the folder
         folder: String,
-        /// The account's id, as `kegfs account show` prints it
+        /// Name of somebody whom you know (see `kegfs verify`), or the id that `kegfs account show` prints there
         account: String,
         /// What the member may do
         #[command(flatten)]
@@ -265,6 +290,22 @@ pub struct LockArgs {
     /// Detach even while files are open; they give errors from then on
     #[arg(long)]
     pub force: bool,
+}
+
+/// `kegfs verify`
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Name or id of somebody whom you know, or the id of somebody new
+    pub contact: Option<String>,
+    /// The words are the same on the other side
+    #[arg(long, requires = "contact", conflicts_with = "reject")]
+    pub accept: bool,
+    /// They are not: give this account nothing
+    #[arg(long, requires = "contact")]
+    pub reject: bool,
+    /// Show the words for a folder as it is here
+    #[arg(long, value_name = "FOLDER", conflicts_with = "contact")]
+    pub folder: Option<String>,
 }
 
 /// `kegfs log`

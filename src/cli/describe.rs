@@ -37,6 +37,8 @@ pub fn folder_status(folder: &Arc<Folder>) -> FolderStatus {
         rotation_due: status.rotation_due,
         expires_ms: status.expires_ms,
         last_error: status.last_error,
+        complete_ms: status.complete_ms,
+        undecided: status.undecided.into_iter().map(|(account, name, why)| (name, account.to_string(), why)).collect(),
         warnings: folder.unseen_warnings(WARNINGS).iter().map(|(number, line)| activity::info(*number, line)).collect(),
     }
 }

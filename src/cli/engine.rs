@@ -101,6 +101,11 @@ impl Engine {
                 let (files, others) = self.unlocked.recover(&name, absolute(&dir)?)?;
                 Ok(Response::Recovered { files, others })
             }
+            Request::Verify { contact, same } => self.verify(contact.as_deref(), same),
+            Request::VerifyFolder { folder } => self.unlocked.folder_words(&folder),
+            Request::Evidence { folder, to } => self.evidence(&folder, to.as_deref()),
+            Request::Thaw { folder, anew } => self.thaw(&folder, anew),
+            Request::Access { folder, path } => self.unlocked.access(&folder, &path).map(Response::Access),
             Request::Activity { folder, after, seen } => self.activity(&folder, after, seen),
             Request::MemberList { folder } => self.unlocked.members(&folder).map(Response::Members),
         }

@@ -21,6 +21,7 @@ mod output;
 mod passphrase;
 mod profile;
 mod source;
+mod told;
 mod unlocked;
 
 use std::io::Write;

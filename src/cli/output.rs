@@ -248,7 +248,7 @@ pub fn folder_page(folder: &FolderStatus) -> String {
         let _ = writeln!(text, "error    {}", harmless(error));
     }
     if let Some(reason) = &folder.frozen {
-        let _ = writeln!(text, "FROZEN   read-only: {}", harmless(reason));
+        let _ = writeln!(text, "FROZEN   {}", frozen(folder, reason));
     }
     if folder.rotation_due {
         let _ = writeln!(text, "KEY      {ROTATION_DUE}");
@@ -258,9 +258,26 @@ pub fn folder_page(folder: &FolderStatus) -> String {
     text
 }
 
-/// The warnings that nobody has marked as seen.
+/// Why it is frozen, and what to do.
+fn frozen(folder: &FolderStatus, reason: &str) -> String {
+    let name = harmless(&folder.folder.name);
+    format!(
+        "read-only: {}; both versions are kept (kegfs folder evidence {name}); compare with another member (kegfs verify --folder {name}), then go on: kegfs folder thaw {name}",
+        harmless(reason)
+    )
+}
+
+/// The warnings that nobody has marked as seen, and the members in doubt.
 fn warnings(folder: &FolderStatus) -> String {
     let mut text = String::new();
+    for (name, account, why) in &folder.undecided {
+        let name = harmless(name);
+        let _ = writeln!(
+            text,
+            "WARNING  {name} is in doubt: {}; the key changes for nobody until you decide: kegfs verify {account}",
+            harmless(why)
+        );
+    }
     for warning in &folder.warnings {
         let _ = write!(text, "WARNING  {}", super::activity::line(warning).replacen("WARNING  ", "", 1));
     }
@@ -277,7 +294,7 @@ const ROTATION_DUE: &str = "a member or device is gone: the key changes as soon 
 /// How new the view is. Never claims more than the server has said.
 fn freshness(folder: &FolderStatus) -> String {
     match (folder.online, folder.stale_since_ms) {
-        (true, _) => "up to date".to_owned(),
+        (true, _) => format!("up to date with the server, which said so at {}", clock_time(folder.complete_ms)),
         (false, Some(since)) => format!("offline, as of {}", clock_time(since)),
         (false, None) => "offline".to_owned(),
     }
@@ -300,7 +317,7 @@ fn folder_state(folder: &FolderStatus) -> String {
         parts.push(ROTATION_DUE.to_owned());
     }
     if let Some(reason) = &folder.frozen {
-        parts.push(format!("FROZEN, read-only: {}", harmless(reason)));
+        parts.push(format!("FROZEN, {}", frozen(folder, reason)));
     }
     parts.push(freshness(folder));
     parts.push(uploaded(folder));
@@ -318,7 +335,8 @@ pub fn clock_time(unix_ms: i64) -> String {
     )
 }
 
-fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+/// Columns that line up.
+pub fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
     let mut text = String::new();
     for row in &rows {

@@ -3,15 +3,15 @@
 //! Must not know sockets or terminals. The one place where the errors of the rooms below become
 //! failures with exit codes.
 
+pub(super) mod trust;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::control::{
-    ActivityInfo, FolderInfo, FolderStatus, HistoryWanted, KeptInfo, MemberInfo, Pending, RecoveredFile,
-};
+use super::control::{FolderInfo, FolderStatus, HistoryWanted, KeptInfo, MemberInfo, Pending, RecoveredFile};
 use super::failure::{Code, Failure};
 use super::profile::{Config, Profile};
-use super::{activity, describe, locks, source};
+use super::{describe, locks, source};
 use crate::blobs::LocalError;
 use crate::format::{AccountId, Role};
 use crate::keyring::Identity;
@@ -110,14 +110,10 @@ impl Unlocked {
         expires_ms: Option<i64>,
         history: HistoryWanted,
     ) -> Result<MemberInfo, Failure> {
-        let account: AccountId = account.parse().map_err(|_| {
-            Failure::new(
-                Code::Usage,
-                format!(
-                    "{account} is not an account's id; ask for the 64 characters that `kegfs account show` prints there"
-                ),
-            )
-        })?;
+        let account = match account.parse::<AccountId>() {
+            Ok(account) => account,
+            Err(_) => self.known(account)?,
+        };
         let role = role_of(role)?;
         let folder = self.folder(folder)?;
         let added = match expires_ms {
@@ -249,24 +245,6 @@ impl Unlocked {
         self.refresh_if_reachable()?;
         let folder = self.folder(folder)?;
         Ok(describe::members(&folder))
-    }
-
-    /// Lines of a folder's log above number `after`, up to date where the server can be reached; with `seen`, its
-    /// warnings are then marked as seen.
-    ///
-    /// # Errors
-    /// When there is no such folder.
-    pub fn activity(&self, folder: &str, after: u64, seen: bool) -> Result<Vec<ActivityInfo>, Failure> {
-        let folder = self.folder(folder)?;
-        if after == 0 && !folder.online() {
-            // What cannot be fetched is not told; what is here is.
-            let _ = folder.catch_up_blocking(REFRESH);
-        }
-        let lines = folder.activity(after, usize::MAX).map_err(|error| self.told(error))?;
-        if let (Some((last, _)), true) = (lines.last(), seen) {
-            folder.see_warnings(*last).map_err(|error| self.told(error))?;
-        }
-        Ok(lines.iter().map(|(number, line)| activity::info(*number, line)).collect())
     }
 
     /// Where each folder stands.
@@ -448,12 +426,17 @@ fn failure(server: &str, error: SyncError) -> Failure {
         | SyncError::NotAllowed { .. }
         | SyncError::NotAMember
         | SyncError::Frozen(_)
+        | SyncError::Undecided { .. }
+        | SyncError::UpdateNeeded(_)
+        | SyncError::NotFrozen
+        | SyncError::CompareFirst(_)
         | SyncError::Misbehaviour(_)
         | SyncError::PastGone(_)
         | SyncError::Incomparable
         | SyncError::Refused(_)
         | SyncError::NoSuchAccount(_) => Code::Refused,
-        SyncError::BadName(_)
+        SyncError::NoSuchContact(_)
+        | SyncError::BadName(_)
         | SyncError::BadLabel(_)
         | SyncError::PastExpiry
         | SyncError::HistoryInFuture
@@ -462,6 +445,7 @@ fn failure(server: &str, error: SyncError) -> Failure {
         | SyncError::Yourself { .. }
         | SyncError::NoKeptWork(_) => Code::Usage,
         SyncError::NoSuchFolder(_)
+        | SyncError::NoSuchFile(_)
         | SyncError::AmbiguousFolder { .. }
         | SyncError::Io { .. }
         | SyncError::AwaitingState

@@ -53,6 +53,14 @@ labels! {
     HASH_DEVICE = "hash device keys";
     /// Previous chain hash, entry hash → chain hash of a log.
     CHAIN = "chain hash";
+    /// An account's present keys, for [`compare`](super::compare).
+    HASH_ACCOUNT_KEYS = "hash account keys";
+    /// Two accounts and their keys → the words that two people compare.
+    COMPARE_ACCOUNTS = "compare accounts";
+    /// A folder and a position → the words that its members compare.
+    COMPARE_FOLDER = "compare folder";
+    /// A user key's seed → key of what the account's devices tell each other of contacts.
+    KEY_USER_CONTACTS = "user key contacts";
     /// Commitment to an epoch's content secret `s_e`.
     COMMIT_CONTENT = "commit epoch content secret";
     /// Commitment to an epoch's history secret `h_e`.

@@ -14,6 +14,7 @@
 pub mod aead;
 pub mod boxes;
 pub mod chunk;
+pub mod compare;
 mod error;
 pub mod kdf;
 mod key;

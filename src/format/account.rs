@@ -2,7 +2,7 @@
 
 use minicbor::{Decode, Encode};
 
-use super::limits::{BOX_MAX_BYTES, DEVICES_MAX, KEM_PUBLIC_BYTES, LABEL_MAX_BYTES};
+use super::limits::{BOX_MAX_BYTES, CONTACTS_MAX_BYTES, DEVICES_MAX, KEM_PUBLIC_BYTES, LABEL_MAX_BYTES};
 use super::{AccountId, ChainHash, DeviceId, FormatError, check_suite, decode};
 
 /// A device's public keys and its name.
@@ -87,6 +87,16 @@ pub enum AccountChange {
         #[n(1)]
         user_key: UserKeyPublic,
     },
+    /// What the account's devices tell each other of whom the user knows.
+    #[n(6)]
+    Contacts {
+        /// The generation of the user key that it is sealed to: the current one.
+        #[n(0)]
+        generation: u32,
+        /// A padded [`super::ContactBook`], at most [`CONTACTS_MAX_BYTES`].
+        #[cbor(n(1), with = "minicbor::bytes")]
+        sealed: Vec<u8>,
+    },
 }
 
 impl AccountChange {
@@ -94,6 +104,7 @@ impl AccountChange {
     pub fn since(&self) -> u16 {
         match self {
             Self::Create { .. } | Self::AddDevice { .. } | Self::RevokeDevice { .. } => 1,
+            Self::Contacts { .. } => 2,
         }
     }
 }
@@ -141,6 +152,11 @@ impl AccountEntry {
                 check_box(seed_box)?;
             }
             AccountChange::RevokeDevice { user_key, .. } => check_user_key(user_key)?,
+            AccountChange::Contacts { sealed, .. } => {
+                if sealed.len() > CONTACTS_MAX_BYTES {
+                    return Err(FormatError::OutOfBounds("contacts"));
+                }
+            }
         }
         Ok(entry)
     }

@@ -42,3 +42,8 @@ pub const KEM_PUBLIC_BYTES: usize = 1216;
 pub const BOX_MAX_BYTES: usize = 2048;
 /// Spans that one device may have locked of one file.
 pub const LOCK_SPANS_MAX: usize = 256;
+/// Contacts that one entry of an account log tells of.
+pub const CONTACTS_MAX: usize = 64;
+/// Bytes of such an entry's sealed contacts: as many with the longest names and reasons, padded. Everybody who knows the
+/// account fetches them.
+pub const CONTACTS_MAX_BYTES: usize = 32 * 1024;

@@ -7,6 +7,7 @@
 mod account;
 mod cbor;
 mod checkpoint;
+mod contact;
 mod entry;
 mod ids;
 pub mod limits;
@@ -19,6 +20,7 @@ mod suite;
 pub use account::{AccountChange, AccountEntry, DeviceKeys, SignedAccountEntry, UserKeyBox, UserKeyPublic};
 pub use cbor::{FormatError, decode, encode};
 pub use checkpoint::{Checkpoint, CheckpointState, Record, WrittenStamp};
+pub use contact::{Contact, ContactBook, Trust};
 pub use entry::{BlobRef, EntryKind, Envelope, Head, SignedEntry};
 pub use ids::{AccountId, BlobId, ChainHash, DbId, DeviceId, EntryHash, KegId, LockToken};
 pub use lock::{LOCK_END, LockSet, LockSpace, LockSpan};

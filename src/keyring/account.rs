@@ -155,6 +155,12 @@ impl AccountLog {
                 }
                 self.devices.insert(id, Device { keys: device, added_seq: entry.seq, revoked_seq: None });
             }
+            // To the current generation: a device that was revoked is told nothing.
+            AccountChange::Contacts { generation, .. } => {
+                if generation as usize + 1 != self.user_keys.len() {
+                    return Err(AccountError::NotAllowed);
+                }
+            }
             AccountChange::RevokeDevice { device, user_key } => {
                 let valid = |id: &DeviceId| self.devices.get(id).is_some_and(|device| device.revoked_seq.is_none());
                 // No device revokes itself: it would choose, and know, the seed that is to shut it out.
@@ -226,6 +232,18 @@ impl AccountLog {
         Ok((current.generation, KemPublic::from_bytes(&current.kem)?))
     }
 
+    /// Hash of the keys that speak for the account now: its devices', and the user key that folders are boxed to. Says
+    /// nothing of names, and not how it came to them.
+    pub fn keys_hash(&self) -> [u8; 32] {
+        let current = self.user_keys.last();
+        let generation = current.map_or(0, |key| key.generation).to_be_bytes();
+        let mut parts: Vec<&[u8]> = vec![self.id.as_bytes(), &generation];
+        parts.extend(current.map(|key| key.kem.as_slice()));
+        let valid = self.devices.iter().filter(|(_, device)| device.revoked_seq.is_none());
+        parts.extend(valid.map(|(id, _)| id.as_bytes().as_slice()));
+        kdf::hash(labels::HASH_ACCOUNT_KEYS, &parts)
+    }
+
     /// `alice's laptop`: how conflict names and messages call a device.
     pub fn label(&self, device: &DeviceId) -> String {
         match self.devices.get(device) {
@@ -276,6 +294,21 @@ impl AccountLog {
         let key = KemPublic::from_bytes(&device.kem).map_err(|_| AccountError::BadKey)?;
         let seed_box = seed_box(&device_id(&device), &key, generation, seed);
         self.next(now_ms, by, AccountChange::AddDevice { device, seed_box })
+    }
+
+    /// The entry by which `by` tells the account's other devices of contacts, sealed with
+    /// [`seal_contacts`](super::seal_contacts) under the current generation.
+    ///
+    /// # Errors
+    /// What [`Self::extend`] would say about the entry.
+    pub fn tell_contacts(
+        &self,
+        now_ms: i64,
+        by: &DeviceSecrets,
+        generation: u32,
+        sealed: Vec<u8>,
+    ) -> Result<SignedAccountEntry, AccountError> {
+        self.next(now_ms, by, AccountChange::Contacts { generation, sealed })
     }
 
     /// The entry by which `by` revokes another device of this account. The user key moves from the current seed to

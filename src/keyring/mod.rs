@@ -7,6 +7,7 @@
 
 mod account;
 mod author;
+mod contacts;
 mod folder;
 mod hashes;
 mod identity;
@@ -20,6 +21,7 @@ mod wiped;
 
 pub use account::{AccountError, AccountLog, Device};
 pub use author::{Author, Draft, Position, open_batch, open_checkpoint, seal_checkpoint};
+pub use contacts::{open_contacts, seal_contacts};
 pub use folder::{AccountLogs, AuthorState, ChainHistory, FolderState};
 pub use hashes::{account_entry_hash, chain, db_id, device_id, entry_hash};
 pub use identity::{DeviceSecrets, Identity, UserKeySeed};

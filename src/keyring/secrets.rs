@@ -257,7 +257,8 @@ impl KeyRing {
     }
 
     /// The epoch whose back-link the last [`Self::open_box`] found to be false: whoever started it cut off those who join
-    /// later. The user is to be told; an administrator who has the earlier epochs can rotate again.
+    /// later. The user is to be told. Another rotation does not mend it: the way back from there leads through
+    /// this link. Who is to read what is older can be granted the earlier epochs one by one.
     pub fn false_back_link(&self) -> Option<u32> {
         self.false_link
     }

@@ -63,6 +63,8 @@ pub struct FailingRemote {
     behind: Arc<dyn Remote>,
     rules: Mutex<Vec<Rule>>,
     calls: Mutex<HashMap<Call, u64>>,
+    /// Accounts of which another log is shown than the server has.
+    shown: Mutex<HashMap<AccountId, AccountEntries>>,
     offline: AtomicBool,
     cuts: watch::Sender<u64>,
 }
@@ -74,6 +76,7 @@ impl FailingRemote {
             behind,
             rules: Mutex::default(),
             calls: Mutex::default(),
+            shown: Mutex::default(),
             offline: AtomicBool::new(false),
             cuts: watch::channel(0).0,
         })
@@ -84,9 +87,15 @@ impl FailingRemote {
         self.rules.lock().push(Rule { call, skip, times, fault });
     }
 
-    /// Forgets the script.
+    /// Shows this log of an account, from its first entry, instead of the server's.
+    pub fn show_account(&self, account: AccountId, log: AccountEntries) {
+        self.shown.lock().insert(account, log);
+    }
+
+    /// Forgets the script and what it was to show.
     pub fn behave(&self) {
         self.rules.lock().clear();
+        self.shown.lock().clear();
     }
 
     /// Pulls the network's plug, breaking open event streams, or puts it back in.
@@ -160,6 +169,12 @@ impl Remote for FailingRemote {
     }
 
     fn account_log(&self, account: AccountId, after: u64) -> Answer<'_, AccountEntries> {
+        let shown = self.shown.lock().get(&account).cloned();
+        if let Some(mut log) = shown {
+            let known = usize::try_from(after).unwrap_or(usize::MAX).min(log.entries.len());
+            log.entries.drain(..known);
+            return self.meet(Call::AccountLog, Box::pin(std::future::ready(Ok(log))), keep);
+        }
         self.meet(Call::AccountLog, self.behind.account_log(account, after), |mut log| {
             if let Some(first) = log.entries.first_mut() {
                 first.entry = flip(std::mem::take(&mut first.entry).into()).to_vec();

@@ -43,6 +43,13 @@ impl AccountStore {
         Ok(Self { db: Mutex::new(db) })
     }
 
+    pub(super) fn run<T>(
+        &self,
+        body: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, ReplicaError> {
+        self.db.lock().run(body)
+    }
+
     /// All folders.
     ///
     /// # Errors
@@ -129,29 +136,6 @@ impl AccountStore {
         db.run(|conn| {
             let mut statement = conn.prepare_cached("INSERT INTO account_log VALUES (?1, ?2, ?3)")?;
             statement.execute(params![account.as_bytes(), seq.cast_signed(), bytes]).map(|_| ())
-        })
-    }
-
-    /// Remembers that the user has accepted an account under a name for people. The first pin stays.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub fn pin(&self, account: &AccountId, label: &str, at_ms: i64) -> Result<(), ReplicaError> {
-        self.db.lock().run(|conn| {
-            let mut statement = conn.prepare_cached("INSERT OR IGNORE INTO pin VALUES (?1, ?2, ?3)")?;
-            statement.execute(params![account.as_bytes(), label, at_ms]).map(|_| ())
-        })
-    }
-
-    /// All pins: account, name, when (milliseconds since 1970 UTC).
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub fn pins(&self) -> Result<Vec<(AccountId, String, i64)>, ReplicaError> {
-        self.db.lock().run(|conn| {
-            let mut statement = conn.prepare_cached("SELECT account, label, pinned_ms FROM pin ORDER BY label")?;
-            let rows = statement.query_map([], |row| Ok((AccountId(row.get(0)?), row.get(1)?, row.get(2)?)))?;
-            rows.collect()
         })
     }
 

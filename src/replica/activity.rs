@@ -15,7 +15,7 @@ use super::layer::Layer;
 use super::replica::{Replica, meta};
 use super::types::Confirmed;
 use super::{ReplicaError, View};
-use crate::format::{AccountId, DeviceId, NodeKind, Op, OpKind, Role, decode, encode};
+use crate::format::{AccountId, BlobId, DeviceId, NodeKind, Op, OpKind, Role, decode, encode};
 use crate::keg::{Applied, Store};
 
 /// A burst of changes by one device is counted over this time. Ransomware that was measured encrypts from hundreds to
@@ -67,12 +67,12 @@ pub enum Happening {
         /// Guests: end of membership, milliseconds since 1970 UTC.
         #[n(3)]
         expires_ms: Option<i64>,
-        /// With the folder's whole history.
+        /// The first epoch that they read; 0: with the whole history.
         #[n(4)]
-        history: bool,
-        /// Without: the first epoch granted, where that is an earlier one.
+        reads_from: u32,
+        /// That epoch is an earlier one than the one that began with them.
         #[n(5)]
-        since: Option<u32>,
+        since: bool,
     },
     /// Somebody was removed.
     #[n(2)]
@@ -173,8 +173,7 @@ pub enum Happening {
         #[n(0)]
         reason: String,
     },
-    /// The actor began an epoch whose link to the epochs before is false: members who join later would be cut off from
-    /// what is older.
+    /// An epoch's link to the epochs before is false: members who join later are cut off from what is older.
     #[n(12)]
     FalseLink {
         /// The epoch.
@@ -184,15 +183,32 @@ pub enum Happening {
     /// The user has decided that a frozen folder goes on.
     #[n(13)]
     Thawed,
-    /// An account goes by a name that this user knows as another account's.
+    /// This member was given another key for the epoch than the log commits to: whoever began it shut this member out.
+    #[n(16)]
+    FalseKey {
+        /// The epoch.
+        #[n(0)]
+        epoch: u32,
+    },
+    /// The server sent something else than the content that was asked for; it was thrown away.
+    #[n(15)]
+    Altered {
+        /// The blob that was asked for.
+        #[n(0)]
+        blob: BlobId,
+    },
+    /// A member's account is in doubt on this device: nothing is given to it until the user decides.
     #[n(14)]
-    NameTaken {
+    InDoubt {
         /// The account.
         #[n(0)]
         account: AccountId,
-        /// The name.
+        /// Its name.
         #[n(1)]
         name: String,
+        /// Why, in plain words.
+        #[n(2)]
+        why: String,
     },
     /// A member has signed that the folder was something that it was not, for a newcomer who cannot tell.
     #[n(20)]
@@ -220,8 +236,10 @@ impl Happening {
             | Self::Misbehaviour { .. }
             | Self::Ignored { .. }
             | Self::FalseLink { .. }
+            | Self::FalseKey { .. }
             | Self::FalseCheckpoint { .. }
-            | Self::NameTaken { .. } => true,
+            | Self::InDoubt { .. }
+            | Self::Altered { .. } => true,
             Self::Created
             | Self::Added { .. }
             | Self::Removed { .. }
@@ -480,6 +498,17 @@ impl Replica {
     /// Those of writing.
     pub fn note(&self, activity: &Activity) -> Result<(), ReplicaError> {
         self.write_beside(|conn| add(conn, activity))
+    }
+
+    /// The same for a warning, unless the same was noted before.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn note_once(&self, activity: &Activity) -> Result<(), ReplicaError> {
+        self.write_beside(|conn| {
+            let mut known = conn.prepare_cached("SELECT 1 FROM activity WHERE warning AND what = ?1")?;
+            if known.exists([encode(&activity.what)])? { Ok(()) } else { add(conn, activity) }
+        })
     }
 
     /// The user has seen the warnings up to this number.

@@ -194,6 +194,9 @@ impl Shared {
         writer.run(|conn| {
             put_meta(conn, "mark_seq", mark.seq.cast_signed())?;
             put_meta(conn, "mark_chain", mark.chain.as_bytes())?;
+            if let Some(signed) = entries.last().and_then(|entry| entry.signed.as_ref()) {
+                put_meta(conn, "head_entry", signed)?;
+            }
             put_meta(conn, "usage_bytes", bytes)?;
             put_meta(conn, "usage_files", files)?;
             put_meta(conn, "numbers", self.numbers.load(Ordering::Relaxed).cast_signed())?;

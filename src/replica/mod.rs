@@ -19,6 +19,7 @@ mod account_store;
 mod activity;
 mod base;
 mod confirm;
+mod contact_store;
 mod content;
 mod db;
 mod error;

@@ -112,7 +112,21 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 ";
 
 /// As [`STATE`], of `account.db`.
-pub(super) const ACCOUNT: &[&str] = &[ACCOUNT_1];
+pub(super) const ACCOUNT: &[&str] = &[ACCOUNT_1, ACCOUNT_CONTACTS];
+
+/// What the user has decided about an account: see `contact_store.rs`. `folded`: the name as it is compared; `shown`: which
+/// words were shown last; `local`: the user's other devices do not know it yet.
+const ACCOUNT_CONTACTS: &str = "
+ALTER TABLE pin ADD COLUMN trust INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE pin ADD COLUMN since_ms INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE pin ADD COLUMN why TEXT NOT NULL DEFAULT '';
+ALTER TABLE pin ADD COLUMN keys BLOB;
+ALTER TABLE pin ADD COLUMN shown BLOB;
+ALTER TABLE pin ADD COLUMN local INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE pin ADD COLUMN folded TEXT NOT NULL DEFAULT '';
+UPDATE pin SET folded = lower(trim(label)), since_ms = pinned_ms;
+CREATE INDEX pin_folded ON pin (folded);
+";
 
 /// What one profile knows beside its folders.
 const ACCOUNT_1: &str = "

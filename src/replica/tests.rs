@@ -423,14 +423,23 @@ fn account_store_keeps_logs_append_only() {
         store.append_account(&account, 2, &entry(2)).unwrap();
         assert!(matches!(store.append_account(&account, 2, &entry(3)), Err(ReplicaError::OutOfOrder { .. })));
         assert!(matches!(store.append_account(&account, 4, &entry(4)), Err(ReplicaError::OutOfOrder { .. })));
-        store.pin(&account, "bob", 7).unwrap();
-        store.pin(&account, "mallory", 8).unwrap();
+        let bob = contact(account, "Bob", Trust::Pinned);
+        store.put_contact(&bob, true).unwrap();
+        store.put_contact(&contact(AccountId([8; 32]), "carol", Trust::Pinned), false).unwrap();
+        store.put_contact(&Contact { trust: Trust::Verified, keys: Some([4; 32]), ..bob }, true).unwrap();
+        store.put_shown(&account, &[5; 32]).unwrap();
         store.put_setting("server", b"https").unwrap();
     }
     let store = AccountStore::open(dir.path(), &key()).unwrap();
     assert_eq!(store.account_log(&account).unwrap(), [entry(1), entry(2)]);
     assert_eq!(store.accounts().unwrap(), [account]);
-    assert_eq!(store.pins().unwrap(), [(account, "bob".to_owned(), 7)]);
+    let verified = Contact { keys: Some([4; 32]), ..contact(account, "Bob", Trust::Verified) };
+    assert_eq!(store.contact(&account).unwrap().as_ref(), Some(&verified));
+    assert_eq!(store.contacts().unwrap().len(), 2);
+    assert_eq!(store.local_contacts().unwrap(), std::slice::from_ref(&verified));
+    assert_eq!(store.namesakes(" bOB").unwrap(), [verified]);
+    assert_eq!(store.shown(&account).unwrap(), Some([5; 32]));
+    assert_eq!(store.shown(&AccountId([8; 32])).unwrap(), None);
     assert_eq!(store.setting("server").unwrap().as_deref(), Some(&b"https"[..]));
     assert_eq!(store.setting("none").unwrap(), None);
     assert_eq!(store.folders().unwrap().len(), 1);
@@ -590,4 +599,8 @@ fn values_outside_the_format_are_refused() {
     assert!(matches!(replica.fill(slot, Some(bad)), Err(ReplicaError::Format(_))));
     replica.flush(true).unwrap();
     assert_eq!(replica.pending_counts().pending, 0);
+}
+
+fn contact(account: AccountId, name: &str, trust: Trust) -> Contact {
+    Contact { account, name: name.to_owned(), pinned_ms: 7, trust, since_ms: 9, why: String::new(), keys: None }
 }

@@ -57,6 +57,8 @@ pub struct Confirmed {
     pub horizon: u64,
     /// The author's label for conflict names, the same on every replica (from the author's account log).
     pub label: String,
+    /// The signed entry, to be kept as the newest that was verified; given for the last of those applied together.
+    pub signed: Option<Vec<u8>>,
     /// What happened with it, as far as the verification of the log tells. Conflicts and mass changes are added here.
     pub activity: Vec<super::Activity>,
 }

@@ -29,6 +29,14 @@ impl<'a> View<'a> {
         Base { source: Source::Pool(&self.shared.pool), cache: &self.shared.cache }
     }
 
+    /// The newest signed entry of the log that was kept as it came ([`super::Confirmed::signed`]).
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn head_entry(&self) -> Result<Option<Vec<u8>>, ReplicaError> {
+        self.sql(|conn| super::replica::meta(conn, "head_entry"))
+    }
+
     /// Runs a statement on the snapshot.
     pub(super) fn sql<T>(
         &self,

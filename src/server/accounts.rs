@@ -161,11 +161,13 @@ fn writes(log: &AccountLog, signed: &SignedAccountEntry) -> Result<Job, Refused>
     let account = log.id();
     let change = match entry.change {
         AccountChange::Create { device, .. } | AccountChange::AddDevice { device, .. } => {
-            Write::AddDevice { account, device: device_id(&device), sign: device.sign }
+            Some(Write::AddDevice { account, device: device_id(&device), sign: device.sign })
         }
-        AccountChange::RevokeDevice { device, .. } => Write::RevokeDevice { account, device },
+        AccountChange::RevokeDevice { device, .. } => Some(Write::RevokeDevice { account, device }),
+        AccountChange::Contacts { .. } => None,
     };
-    Ok(vec![Write::AccountEntry { account, head: log.head(), bytes: encode(signed) }, change])
+    let entry = Write::AccountEntry { account, head: log.head(), bytes: encode(signed) };
+    Ok(std::iter::once(entry).chain(change).collect())
 }
 
 fn refused(error: crate::keyring::AccountError) -> Refused {

@@ -8,12 +8,12 @@ use parking_lot::RwLock;
 
 use super::SyncError;
 use super::event::{Event, Hub};
-use super::status::now_ms;
 use crate::api::ErrorCode;
 use crate::format::{
-    AccountId, DeviceId, EntryKind, Envelope, Head, Membership, MembershipChange, SignedAccountEntry, SignedEntry,
+    AccountId, DeviceId, EntryKind, Envelope, FormatError, Head, Membership, MembershipChange, SignedAccountEntry,
+    SignedEntry, encode, limits,
 };
-use crate::keyring::{AccountLog, AccountLogs};
+use crate::keyring::{AccountError, AccountLog, AccountLogs};
 use crate::remote::Remote;
 use crate::replica::AccountStore;
 
@@ -23,9 +23,14 @@ const LOOKS: usize = 16;
 /// The account logs that this session knows.
 pub(super) struct Accounts {
     remote: Arc<dyn Remote>,
-    store: Arc<AccountStore>,
+    pub(super) store: Arc<AccountStore>,
     hub: Arc<Hub>,
+    pub(super) me: AccountId,
     known: RwLock<Known>,
+    /// Whom nothing may be given to, and why.
+    pub(super) doubted: RwLock<HashMap<AccountId, String>>,
+    /// Something was decided or doubted: the user's other devices are to hear of it.
+    pub(super) decided: tokio::sync::Notify,
     /// One fetch at a time: two of the same account would race for the store.
     fetching: tokio::sync::Mutex<()>,
 }
@@ -56,8 +61,23 @@ impl AccountLogs for Accounts {
 
 impl Accounts {
     /// With all logs that are stored.
-    pub fn new(remote: Arc<dyn Remote>, store: Arc<AccountStore>, hub: Arc<Hub>) -> Result<Self, SyncError> {
-        let accounts = Self { remote, store, hub, known: RwLock::default(), fetching: tokio::sync::Mutex::default() };
+    pub fn new(
+        remote: Arc<dyn Remote>,
+        store: Arc<AccountStore>,
+        hub: Arc<Hub>,
+        me: AccountId,
+    ) -> Result<Self, SyncError> {
+        let accounts = Self {
+            remote,
+            store,
+            hub,
+            me,
+            known: RwLock::default(),
+            doubted: RwLock::default(),
+            decided: tokio::sync::Notify::new(),
+            fetching: tokio::sync::Mutex::default(),
+        };
+        accounts.store.contacts()?.iter().for_each(|contact| accounts.note_trust(contact));
         for account in accounts.store.accounts()? {
             accounts.load(&account)?;
         }
@@ -91,6 +111,7 @@ impl Accounts {
         let _one = self.fetching.lock().await;
         let mut entries = self.store.account_log(&account)?;
         let known = entries.len();
+        let mut head;
         loop {
             let after = entries.len() as u64;
             let page = self.remote.account_log(account, after).await.map_err(|error| match error.code() {
@@ -103,22 +124,48 @@ impl Accounts {
                     page.head.seq
                 )));
             }
+            head = page.head;
             let got = page.entries.len() as u64;
             entries.extend(page.entries);
             if after + got >= page.head.seq || got == 0 {
                 break;
             }
         }
-        let log = verify(account, &entries)?;
+        let log = match verify(account, &entries) {
+            // What it announces and does not give is missed by who needs it.
+            Ok(log) if head.seq > log.head().seq || log.has_head(head) => log,
+            contradicted => {
+                if known > 0 {
+                    self.examine(account, &entries[..known]).await;
+                }
+                contradicted?;
+                let what = format!("the server shows another history of the account {account} than before");
+                return Err(SyncError::Misbehaviour(what));
+            }
+        };
         for (seq, entry) in (1..).zip(&entries).skip(known) {
             self.store.append_account(&account, seq, entry)?;
         }
-        if known == 0 {
-            self.store.pin(&account, log.name(), now_ms())?;
-        }
+        self.meet(&log)?;
         let log = Arc::new(log);
         self.known.write().insert(&log);
         Ok(log)
+    }
+
+    /// The server shows something else than the known beginning of an account's log. Where that is a log of this very
+    /// account, its devices have signed two histories: nothing is given to it any more until the user decides.
+    async fn examine(&self, account: AccountId, known: &[SignedAccountEntry]) {
+        let Ok(page) = self.remote.account_log(account, 0).await else { return };
+        let (Ok(ours), Ok(theirs)) = (verify(account, known), verify(account, &page.entries)) else { return };
+        if ours.has_head(theirs.head()) || theirs.has_head(ours.head()) {
+            return;
+        }
+        let kept = self.store.put_setting(&format!("second history of {account}"), &encode(&page.entries));
+        let why =
+            "its devices have signed two different histories of the account; one of them may be in the wrong hands";
+        if let Err(error) = kept.map_err(SyncError::from).and_then(|()| self.doubt(&account, why)) {
+            tracing::error!(%account, %error, "two histories of an account could not be noted");
+        }
     }
 
     /// Makes sure that the newest states of all these accounts are known.
@@ -160,7 +207,12 @@ impl Accounts {
 
 fn verify(account: AccountId, entries: &[SignedAccountEntry]) -> Result<AccountLog, SyncError> {
     let caught = |what: String| SyncError::Misbehaviour(format!("the server shows a false account {account}: {what}"));
-    let log = AccountLog::verify(entries).map_err(|error| caught(error.to_string()))?;
+    let log = AccountLog::verify(entries).map_err(|error| match error {
+        AccountError::Format(FormatError::UnknownSuite(suite)) if suite > limits::SUITE => {
+            SyncError::UpdateNeeded(suite)
+        }
+        other => caught(other.to_string()),
+    })?;
     if log.id() == account { Ok(log) } else { Err(caught("it is the log of another account".to_owned())) }
 }
 

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::accounts::Accounts;
-use crate::format::{AccountId, MembershipChange};
+use crate::format::{AccountId, Membership, MembershipChange};
 use crate::keyring::{AccountLogs, Advanced, FolderState, Reason, Verdict};
 use crate::replica::{Activity, Happening};
 
@@ -28,7 +28,7 @@ pub(super) fn of_entry(
         Verdict::Ignored(_) => {}
         Verdict::Membership(body) => {
             let author = &advanced.envelope.author;
-            what.extend(membership(author, &body.change, before, accounts));
+            what.extend(membership(author, body, before, accounts));
             // That a folder begins under a key is no change of it.
             what.extend(
                 body.new_epoch
@@ -75,31 +75,29 @@ fn account_changes(advanced: &Advanced, before: &FolderState, accounts: &Account
     what.extend(found.into_iter().map(|(_, happening)| happening));
 }
 
-fn membership(
-    author: &AccountId,
-    change: &MembershipChange,
-    before: &FolderState,
-    accounts: &Accounts,
-) -> Option<Happening> {
+fn membership(author: &AccountId, body: &Membership, before: &FolderState, accounts: &Accounts) -> Option<Happening> {
     let name =
         |account: &AccountId| accounts.log(account).map_or_else(|| account.to_string(), |log| log.name().to_owned());
-    Some(match change {
+    Some(match &body.change {
         MembershipChange::Create => Happening::Created,
         MembershipChange::Add { account, role, expires_ms, grant, .. } => Happening::Added {
             account: *account,
             name: name(account),
             role: *role,
             expires_ms: *expires_ms,
-            history: grant.is_some(),
-            since: None,
+            reads_from: match grant {
+                Some(_) => 0,
+                None => body.new_epoch.as_ref().map_or(0, |start| start.epoch),
+            },
+            since: false,
         },
         MembershipChange::AddSince { account, role, first, .. } => Happening::Added {
             account: *account,
             name: name(account),
             role: *role,
             expires_ms: None,
-            history: false,
-            since: Some(*first),
+            reads_from: *first,
+            since: true,
         },
         MembershipChange::Remove { account } if account == author => Happening::Left,
         MembershipChange::Remove { account } => Happening::Removed { account: *account, name: name(account) },

@@ -47,7 +47,8 @@ impl Inner {
         }
     }
 
-    fn take_away(&self, folder: &Arc<Folder>) -> Result<(), SyncError> {
+    /// Takes a folder away, with what had not reached the server kept beside the profile.
+    pub(super) fn take_away(&self, folder: &Arc<Folder>) -> Result<(), SyncError> {
         folder.stop();
         self.shared.hub.leave(&folder.id());
         let _none_is_opened = self.opening.lock();

@@ -76,6 +76,35 @@ pub enum SyncError {
         /// As asked for, or as known.
         name: String,
     },
+    /// Nobody of that name was ever met.
+    #[error(
+        "you know nobody called '{0}'; `kegfs verify` lists whom you know; somebody new is named by the id that `kegfs account show` prints there"
+    )]
+    NoSuchContact(String),
+    /// Nothing is given to the account until the user decides.
+    #[error(
+        "{name} ({account}) is in doubt: {why}; compare the words with them: kegfs verify {account}; or, where they are in the folder, remove them"
+    )]
+    Undecided {
+        /// Display name.
+        name: String,
+        /// Which.
+        account: AccountId,
+        /// Why.
+        why: String,
+    },
+    /// There is nothing to decide about yet.
+    #[error("the words for {0} were not shown, or their keys have changed since; compare them first: kegfs verify {0}")]
+    CompareFirst(String),
+    /// No such file in the folder.
+    #[error("there is no '{0}' in the folder")]
+    NoSuchFile(String),
+    /// The folder is not frozen.
+    #[error("the folder is not frozen; there is nothing to decide")]
+    NotFrozen,
+    /// Only a newer version can read it.
+    #[error("this needs format suite {0}, which this version does not have; update KegFS; nothing is lost meanwhile")]
+    UpdateNeeded(u16),
     /// Several members have that name.
     #[error("{count} members are called '{name}'; use the account's id that `kegfs member list` shows")]
     AmbiguousMember {

@@ -24,14 +24,14 @@ use super::runtime::run_on;
 use super::status::{Link, Status, now_ms};
 use super::upload::RetryNow;
 use super::verify::Verified;
-use super::{FetchError, SyncError, evidence};
+use super::{Evidence, FetchError, Kept, SyncError, evidence};
 use crate::blobs::LocalStore;
 use crate::crypto::boxes::KemSecret;
 use crate::crypto::{kdf, labels};
-use crate::format::{AccountId, BlobId, DbId, DeviceId, Head, OpKind, Role, SignedEntry};
+use crate::format::{AccountId, BlobId, DbId, DeviceId, Head, OpKind, Role, SignedEntry, decode};
 use crate::keyring::{Author, Identity};
 use crate::remote::Remote;
-use crate::replica::{Activity, Happening, OpenParams, Replica};
+use crate::replica::{Activity, Happening, OpenParams, Replica, ReplicaError};
 use crate::sys::files;
 
 /// What the folders of a session share.
@@ -48,6 +48,8 @@ pub(super) struct Shared {
     /// The event stream stands.
     pub live: AtomicBool,
     pub cache_bytes: u64,
+    /// The profile's directory.
+    pub profile: PathBuf,
     /// Folders that the user is no member of any more, for the session to take away.
     pub departures: mpsc::UnboundedSender<DbId>,
 }
@@ -274,6 +276,8 @@ impl Folder {
             rotation_due: present.rotation_due,
             expires_ms: present.expires_ms,
             frozen: self.frozen(),
+            undecided: self.undecided(),
+            complete_ms: self.link.complete_ms(),
         }
     }
 
@@ -387,7 +391,16 @@ impl Folder {
         if self.frozen.read().is_some() {
             return;
         }
-        let evidence = evidence::keep(&self.dir, self.id, what, head, offered_seq, offered).unwrap_or_else(|error| {
+        let proof = Evidence {
+            db: self.id,
+            seen_ms: now_ms(),
+            what: what.to_owned(),
+            head,
+            offered_seq,
+            offered: offered.to_vec(),
+            own: self.newest_signed(),
+        };
+        let evidence = evidence::keep(&self.dir, &self.proofs(), &proof).unwrap_or_else(|error| {
             tracing::error!(%error, "the evidence could not be written");
             self.dir.clone()
         });
@@ -399,12 +412,82 @@ impl Folder {
         self.note_progress();
     }
 
+    /// The server was heard, and has announced nothing that is not applied.
+    pub(super) fn heard(&self) {
+        if self.announced.load(Ordering::Acquire) <= self.replica.mark().seq {
+            self.link.heard();
+        }
+    }
+
+    /// Where the proofs of the server's misbehaviour are.
+    fn proofs(&self) -> PathBuf {
+        evidence::dir_of(&self.shared.profile, &self.id)
+    }
+
+    /// The newest signed entry that is at hand.
+    fn newest_signed(&self) -> Option<SignedEntry> {
+        let bytes = self.replica.view().head_entry().ok().flatten()?;
+        decode(&bytes).ok()
+    }
+
+    /// What is kept of the server's misbehaviour in this folder, oldest first.
+    ///
+    /// # Errors
+    /// Those of the files.
+    pub fn evidence(&self) -> Result<Vec<Kept>, SyncError> {
+        evidence::all(&self.proofs())
+    }
+
+    /// The user has decided that a frozen folder goes on from what was verified. Where the server still contradicts that,
+    /// it is frozen again.
+    ///
+    /// # Errors
+    /// [`SyncError::NotFrozen`]; those of the files.
+    pub fn thaw(&self) -> Result<(), SyncError> {
+        if self.frozen.read().is_none() {
+            return Err(SyncError::NotFrozen);
+        }
+        evidence::thaw(&self.dir)?;
+        *self.frozen.write() = None;
+        self.note(Happening::Thawed);
+        self.standing_changed();
+        self.follow.notify_one();
+        self.retry_now();
+        Ok(())
+    }
+
     /// Adds to the folder's activity what this machine noticed by itself.
     pub(super) fn note(&self, what: Happening) {
+        self.note_with(what, Replica::note);
+    }
+
+    fn note_with(&self, what: Happening, how: impl Fn(&Replica, &Activity) -> Result<(), ReplicaError>) {
         let line =
             Activity { seq: self.replica.mark().seq, at_ms: now_ms(), account: None, actor: String::new(), what };
-        if let Err(error) = self.replica.note(&line) {
+        if let Err(error) = how(&self.replica, &line) {
             tracing::warn!(db = %self.id, %error, "a line of the folder's activity could not be kept");
+        }
+    }
+
+    /// Tells of altered content, once for each blob.
+    pub(super) fn note_altered(&self, blob: BlobId) {
+        self.note_with(Happening::Altered { blob }, Replica::note_once);
+    }
+
+    /// Tells of an epoch of which this member was given another key than the log says.
+    pub(super) fn note_false_key(&self, epoch: u32) {
+        self.note_with(Happening::FalseKey { epoch }, Replica::note_once);
+    }
+
+    /// Tells of an epoch that cuts off from what is older who joins later. Once: every later key comes by here.
+    pub(super) fn note_false_link(&self, epoch: u32) {
+        self.note_with(Happening::FalseLink { epoch }, Replica::note_once);
+    }
+
+    /// Tells of members who are in doubt, once for each doubt.
+    pub(super) fn note_doubts(&self) {
+        for (account, name, why) in self.undecided() {
+            self.note_with(Happening::InDoubt { account, name, why }, Replica::note_once);
         }
     }
 

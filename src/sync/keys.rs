@@ -11,7 +11,7 @@ use super::verify::{Chains, Verified, brings_key};
 use super::{Folder, SyncError};
 use crate::crypto::merkle;
 use crate::format::{AccountId, Head, KeyBox, Membership, MembershipChange, NewEpoch, SignedEntry};
-use crate::keyring::{Advanced, FolderState, KeyRing, KeyRingError, Misbehaviour, Verdict, box_leaf};
+use crate::keyring::{Advanced, FolderState, KeyRing, KeyRingError, Verdict, box_leaf};
 
 /// Bytes of entries per request on the way ahead.
 const PAGE_BYTES: u64 = 4 * 1024 * 1024;
@@ -63,6 +63,10 @@ impl Folder {
                 None => ring.open_box(&promise.start, &sealed, &seed, state.epochs()),
             };
             if let Err(error) = opened {
+                if matches!(error, KeyRingError::Commitment | KeyRingError::Crypto(_)) {
+                    // The log commits to the box: it is not the server that made it so.
+                    self.note_false_key(promise.start.epoch);
+                }
                 self.refuse_key(promise.start.epoch, error);
                 return Err(error.into());
             }
@@ -72,6 +76,9 @@ impl Folder {
         }
         // Before the keys, which open what comes after it.
         self.begin_at(verified, origin_of(&state, &self.me))?;
+        if let Some(epoch) = ring.false_back_link() {
+            self.note_false_link(epoch);
+        }
         self.replica.store_keyring(&ring.to_bytes())?;
         verified.ring = ring;
         verified.searched = Some(state.epoch());
@@ -92,7 +99,7 @@ impl Folder {
             self.accounts.prepare(&page).await?;
             for entry in &page {
                 let chains = Chains { replica: &self.replica, recent: &heads };
-                let caught = |error: Misbehaviour| SyncError::Misbehaviour(error.to_string());
+                let caught = super::verify::judged;
                 let advanced = state.check(entry, &*self.accounts, &chains).map_err(caught)?;
                 see(&advanced, &state);
                 state.commit(&advanced);

@@ -195,8 +195,12 @@ impl Folder {
             self.check_allowed(change.action())?;
             let current = verified.ring.epoch(epoch.start.epoch).map_err(SyncError::from)?;
             let recipients = verified.state.recipients(&wanted, &*self.accounts)?;
+            recipients.iter().try_for_each(|recipient| self.accounts.check_trusted(&recipient.account))?;
             let (start, sealed, fresh) = new_epoch_for(Some(current), &recipients).map_err(SyncError::from)?;
             (new_epoch, secrets, boxes) = (Some(start), Some(fresh), sealed);
+        }
+        if let Change::Add { newcomer, .. } = change {
+            self.accounts.check_trusted(&newcomer.id())?;
         }
         let body = Membership { change: wanted, new_epoch };
         let entry = self.shared.author.membership(&self.position(verified)?, &body);

@@ -7,6 +7,7 @@
 //! This room knows how keys, logs, journal and network fit together. It must not know inodes, handles, the kernel, or
 //! how a chunk is sealed; it moves blobs by their ids.
 
+mod access;
 mod accounts;
 mod activity;
 mod append;
@@ -14,6 +15,7 @@ mod audit;
 mod backoff;
 mod carry;
 mod checkpoint;
+mod contacts;
 mod depart;
 mod error;
 mod event;
@@ -27,6 +29,7 @@ mod locks;
 mod member;
 mod members;
 mod newcomer;
+mod pins;
 mod present;
 mod reach;
 mod register;
@@ -38,8 +41,11 @@ mod stream;
 mod upload;
 mod verify;
 
+pub use access::{Access, End, Reader, Version};
+pub use contacts::{Comparison, FolderWords};
 pub use error::{FetchError, SyncError};
 pub use event::Event;
+pub use evidence::{Evidence, Kept};
 pub use export::{KeptWork, Recovered};
 pub use fetch::FETCH_DEADLINE;
 pub use folder::Folder;

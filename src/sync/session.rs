@@ -80,7 +80,8 @@ impl Session {
         let account_key = kdf::derive(labels::KEY_REPLICA, &[identity.local.as_bytes(), b"account"]);
         let store = Arc::new(AccountStore::open(&paths.profile, &account_key)?);
         let hub = Arc::<Hub>::default();
-        let accounts = Arc::new(Accounts::new(Arc::clone(&remote), Arc::clone(&store), Arc::clone(&hub))?);
+        let accounts =
+            Arc::new(Accounts::new(Arc::clone(&remote), Arc::clone(&store), Arc::clone(&hub), identity.account)?);
         let me = identity.account;
         let own = match accounts.log(&me) {
             Some(log) => log,
@@ -103,6 +104,7 @@ impl Session {
             background: runtimes.background(),
             live: AtomicBool::new(false),
             cache_bytes: paths.cache_bytes,
+            profile: paths.profile.clone(),
             departures,
         });
         let inner = Arc::new(Inner {
@@ -115,13 +117,20 @@ impl Session {
             closed: AtomicBool::new(false),
         });
         inner.sweep_departed()?;
+        let weak = Arc::downgrade(&inner);
+        inner.shared.hub.listen(Box::new(move |event| {
+            let (Event::CorruptBlob { db, blob }, Some(inner)) = (event, weak.upgrade()) else { return };
+            let (folder, blob) = (inner.folders.read().get(db).cloned(), *blob);
+            inner.shared.background.spawn_blocking(move || folder.map(|folder| folder.note_altered(blob)));
+        }));
         for record in inner.store.folders()? {
             inner.open_folder(record.db, None)?;
         }
         let runtime = &inner.shared.foreground;
         let stream = runtime.spawn(Inner::run_stream(Arc::downgrade(&inner)));
         let departures = runtime.spawn(Inner::run_departures(Arc::downgrade(&inner), departing));
-        inner.tasks.lock().extend([stream.abort_handle(), departures.abort_handle()]);
+        let pins = runtime.spawn(Inner::run_pins(Arc::downgrade(&inner)));
+        inner.tasks.lock().extend([stream, departures, pins].map(|task| task.abort_handle()));
         Ok(Arc::new(Self { inner, runtimes }))
     }
 

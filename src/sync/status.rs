@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::format::{DbId, Role};
+use crate::format::{AccountId, DbId, Role};
 use crate::sys::clock;
 
 /// A folder's state for `kegfs status`.
@@ -43,6 +43,11 @@ pub struct Status {
     pub expires_ms: Option<i64>,
     /// Why the folder is read-only although the role writes: the server was caught.
     pub frozen: Option<String>,
+    /// Members to whom this device seals nothing until the user has decided: account, name, why.
+    pub undecided: Vec<(AccountId, String, String)>,
+    /// When the server said last that there is nothing more, milliseconds since 1970 UTC. That is all that anybody can
+    /// know: a server that holds back what others wrote is found out only when something of it shows.
+    pub complete_ms: i64,
 }
 
 /// The connection of one folder, as the tasks see it.
@@ -80,6 +85,13 @@ impl Link {
         }
     }
 
+    /// The server was heard: while online, every change was told until now.
+    pub fn heard(&self) {
+        if self.online() {
+            self.times.lock().complete_ms = now_ms();
+        }
+    }
+
     /// Something is known to be missing, or nothing is known any more.
     pub fn lost(&self, error: Option<String>) {
         let now = now_ms();
@@ -88,10 +100,13 @@ impl Link {
             times.last_error = error;
         }
         if self.online.swap(false, Ordering::AcqRel) {
-            // While online every change was told at once: complete until now.
-            times.complete_ms = now;
+            // Complete until the server was heard last, not until its silence was noticed.
             times.since_ms = now;
         }
+    }
+
+    pub fn complete_ms(&self) -> i64 {
+        self.times.lock().complete_ms
     }
 
     pub fn note_error(&self, error: Option<String>) {
@@ -120,9 +135,11 @@ mod tests {
         assert_eq!((link.online(), link.report().1), (false, Some(5)));
         link.complete(true);
         assert_eq!((link.online(), link.report().1), (true, None));
+        let heard = link.complete_ms();
+        std::thread::sleep(std::time::Duration::from_millis(3));
         link.lost(Some("gone".to_owned()));
         let (since, stale, error) = link.report();
-        assert!(stale.is_some_and(|at| at > 5 && at <= now_ms()) && since > 5);
+        assert!(stale == Some(heard) && since > heard, "complete until the server was heard, not until it was missed");
         assert_eq!(error.as_deref(), Some("gone"));
         let before = link.report().1;
         link.lost(None);

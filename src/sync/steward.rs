@@ -52,6 +52,9 @@ impl Folder {
                             continue;
                         }
                         Err(error) => {
+                            if matches!(error, SyncError::Undecided { .. }) {
+                                self.link.note_error(Some(error.to_string()));
+                            }
                             tracing::debug!(db = %self.id(), %error, "what is due could not be done yet");
                             backoff.next()
                         }

@@ -59,7 +59,7 @@ impl Inner {
                 }
                 Ok(ServerEvent::Head(head)) => self.announce(head.db, head.seq).await,
                 Ok(ServerEvent::Lock(lock)) => self.lock_changed(lock),
-                Ok(ServerEvent::KeepAlive) => {}
+                Ok(ServerEvent::KeepAlive) => self.all().iter().for_each(|folder| folder.heard()),
                 Err(error) => return error,
             }
         }

@@ -8,7 +8,10 @@ use super::activity;
 use super::event::{Event, Hub};
 use super::present::Present;
 use super::{Folder, SyncError};
-use crate::format::{AccountId, ChainHash, DeviceId, Envelope, Head, Membership, MembershipChange, SignedEntry};
+use crate::format::{
+    AccountId, ChainHash, DeviceId, Envelope, FormatError, Head, Membership, MembershipChange, SignedEntry, encode,
+    limits,
+};
 use crate::keyring::AccountLogs;
 use crate::keyring::{
     Advanced, AuthorState, ChainHistory, FolderState, KeyRing, KeyRingError, Misbehaviour, Verdict, open_batch,
@@ -22,6 +25,10 @@ use crate::replica::{
 const GROUP_OPS: usize = 4096;
 /// Entries that one transaction applies at most.
 const GROUP_ENTRIES: usize = 512;
+
+/// The newest entry of the log is kept as it came, for the case that the server is caught, unless it is longer: the one
+/// before then stays. Most are a kilobyte or two; writing a long one twice would cost more than it proves.
+const KEPT_ENTRY_BYTES: usize = 64 * 1024;
 
 /// A folder's verified log state and the keys that open its bodies. Always that of the replica's mark, but while a
 /// group is being applied.
@@ -106,6 +113,17 @@ impl Verified {
     }
 }
 
+/// What an entry that verification refuses means: mostly that the server was caught.
+pub(super) fn judged(error: Misbehaviour) -> SyncError {
+    match error {
+        // Nobody's fault: somebody has a newer version.
+        Misbehaviour::Malformed(FormatError::UnknownSuite(suite)) if suite > limits::SUITE => {
+            SyncError::UpdateNeeded(suite)
+        }
+        error => SyncError::Misbehaviour(error.to_string()),
+    }
+}
+
 /// Whether a membership change gives `me` a box, for an epoch that `ring` lacks.
 pub(super) fn brings_key(
     author: &AccountId,
@@ -163,7 +181,11 @@ pub(super) fn take_in(folder: &Folder, verified: &mut Verified, entries: &[Signe
         standing: false,
     };
     let taken = intake.entries(verified, entries).and_then(|taken| {
-        intake.apply(verified)?;
+        let looked_at = match &taken {
+            Taken::All => entries.len(),
+            Taken::NeedsKeys(index) | Taken::NeedsState(index) | Taken::Caught(index, _) => *index,
+        };
+        intake.apply(verified, intake.newest(entries, looked_at))?;
         Ok(taken)
     });
     if taken.is_err() {
@@ -189,6 +211,11 @@ impl Intake<'_> {
             let chains = Chains { replica: &self.folder.replica, recent: &self.heads };
             let advanced = match verified.state.check(entry, &**self.accounts, &chains) {
                 Ok(advanced) => advanced,
+                // Nobody's fault: somebody has a newer version.
+                Err(Misbehaviour::Malformed(FormatError::UnknownSuite(suite))) if suite > limits::SUITE => {
+                    self.apply(verified, self.newest(entries, index))?;
+                    return Err(SyncError::UpdateNeeded(suite));
+                }
                 Err(misbehaviour) => return Ok(Taken::Caught(index, misbehaviour)),
             };
             if verified.origin.is_some_and(|origin| !origin.complete && advanced.seq > origin.seq) {
@@ -216,10 +243,15 @@ impl Intake<'_> {
             verified.state.commit(&advanced);
             self.add(verified, advanced, label, activity);
             if self.ops >= GROUP_OPS || self.group.len() >= GROUP_ENTRIES {
-                self.apply(verified)?;
+                self.apply(verified, Some(entry))?;
             }
         }
         Ok(Taken::All)
+    }
+
+    /// The last of `entries` that is in the group, where those up to `index` were looked at.
+    fn newest<'e>(&self, entries: &'e [SignedEntry], index: usize) -> Option<&'e SignedEntry> {
+        index.checked_sub(1).and_then(|index| entries.get(index)).filter(|_| !self.group.is_empty())
     }
 
     fn add(&mut self, verified: &Verified, advanced: Advanced, label: String, mut activity: Vec<Activity>) {
@@ -270,11 +302,14 @@ impl Intake<'_> {
         self.heads.push(head);
         let horizon = verified.horizon(&advanced.envelope);
         let (hash, envelope) = (advanced.hash, advanced.envelope);
-        self.group.push(Confirmed { head, hash, envelope, batch, horizon, label, activity });
+        self.group.push(Confirmed { head, hash, envelope, batch, horizon, label, signed: None, activity });
     }
 
-    fn apply(&mut self, verified: &Verified) -> Result<(), SyncError> {
-        if self.group.is_empty() {
+    /// `newest`: the last of the group, as it came.
+    fn apply(&mut self, verified: &Verified, newest: Option<&SignedEntry>) -> Result<(), SyncError> {
+        if let Some(last) = self.group.last_mut() {
+            last.signed = newest.map(encode).filter(|bytes| bytes.len() <= KEPT_ENTRY_BYTES);
+        } else {
             return Ok(());
         }
         let standing = std::mem::take(&mut self.standing).then(|| verified.standing(&self.folder.me));
@@ -290,6 +325,7 @@ impl Intake<'_> {
         }
         if let Some(present) = present {
             self.folder.note_standing(present);
+            self.folder.note_doubts();
         }
         for confirmed in self.group.iter().filter(|confirmed| confirmed.envelope.device == self.folder.device) {
             for blob in &confirmed.envelope.adds {

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::ops::Deref;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use kegfs::format::Role;
@@ -104,7 +103,7 @@ impl Actor {
             }
         }
         let [proof] = proofs.as_slice() else { panic!("one event with its proof, not {proofs:?}") };
-        assert!(proof.starts_with(self.folder.dir()), "kept with the folder");
+        assert!(self.folder.evidence().unwrap().iter().any(|kept| kept.path == *proof), "kept, and found again");
         let proof = fs::read(proof).unwrap();
         // The verified head as it is signed for in the chain; what was offered is looked for by who knows it.
         let verified = self.folder.replica.mark();
@@ -116,10 +115,9 @@ impl Actor {
 
     /// The proof that was kept.
     pub fn proof(&self) -> Vec<u8> {
-        let proofs: Vec<PathBuf> =
-            fs::read_dir(self.folder.dir().join("evidence")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let proofs = self.folder.evidence().unwrap();
         assert_eq!(proofs.len(), 1);
-        fs::read(&proofs[0]).unwrap()
+        fs::read(&proofs[0].path).unwrap()
     }
 
     /// REJ of an entry: the log goes on, the entry does nothing, everybody who looks is told why.

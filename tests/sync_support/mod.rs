@@ -13,9 +13,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kegfs::crypto::chunk::{ChunkKey, Opener, seal_into};
-use kegfs::crypto::verified;
+use kegfs::crypto::{Key, verified};
 use kegfs::format::{AccountId, BlobId, Extent, KegId, NodeKind, Op, OpKind};
 use kegfs::keg::ROOT_INO;
+use kegfs::keyring::{AccountLog, DeviceSecrets, Identity};
 use kegfs::remote::{FailingRemote, HttpOptions, Remote};
 use kegfs::server::{Config, Limits, Running, Server};
 use kegfs::sync::{FETCH_DEADLINE, Folder, NewAccount, Session, SessionPaths, SyncError, connect};
@@ -146,6 +147,37 @@ impl Person {
         let remote: Arc<dyn Remote> = Arc::clone(&self.network) as Arc<dyn Remote>;
         self.session = Some(Session::open(&paths, identity, remote)?);
         Ok(())
+    }
+
+    /// The keys of this device.
+    pub fn keys(&self) -> Identity {
+        Identity::from_bytes(&self.identity).unwrap()
+    }
+
+    /// Another device of this person, which the account's log takes in at once.
+    pub fn on_another_device(&self, name: &str) -> Self {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let own = self.keys();
+        let entries = runtime.block_on(self.network.account_log(self.id, 0)).unwrap().entries;
+        let mut log = AccountLog::verify(&entries).unwrap();
+        let device = DeviceSecrets::random();
+        let seed = log.open_seed(&own.device).unwrap();
+        let entry = log.add_device(clock::unix_nanos() / 1_000_000, &own.device, device.public(name), &seed).unwrap();
+        runtime.block_on(self.network.append_account(self.id, &entry)).unwrap();
+        log.extend(&entry).unwrap();
+        let user_keys = log.open_seeds(&device).unwrap();
+        let identity = Identity { account: self.id, device, user_keys, local: Key::random() };
+        let options = HttpOptions { url: self.url.clone(), ..HttpOptions::default() };
+        let mut person = Self {
+            profile: tempfile::tempdir().unwrap(),
+            identity: identity.to_bytes().to_vec(),
+            id: self.id,
+            url: self.url.clone(),
+            network: FailingRemote::new(connect(&options, &identity).unwrap()),
+            session: None,
+        };
+        person.unlock();
+        person
     }
 
     /// Closes it.

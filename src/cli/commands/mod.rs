@@ -9,6 +9,7 @@ mod member;
 mod mount;
 mod recover;
 mod state;
+mod verify;
 
 use super::args::{AccountCommand, CacheCommand, Command, FolderCommand, Global, MemberCommand};
 use super::backend::Backend;
@@ -49,6 +50,10 @@ pub fn run(command: Command, profile: &Profile, global: &Global, output: Output)
         Command::Unmount(args) => mount::unmount(&args, &backend, output),
         Command::Lock(args) => mount::lock(&args, &backend, output),
         Command::Status => state::status(profile, &backend, output),
+        Command::Verify(args) => verify::verify(args, &mut backend, output),
+        Command::Access { path } => verify::access(&path, &mut backend, output),
+        Command::Folder(FolderCommand::Evidence { folder, to }) => verify::evidence(folder, to, &mut backend, output),
+        Command::Folder(FolderCommand::Thaw { folder, anew }) => verify::thaw(folder, anew, &mut backend, output),
         Command::Log(args) => log::log(args, &mut backend, output),
         Command::Sync(args) => state::sync(args, &mut backend, output),
         Command::Cache(CacheCommand::Clear) => state::clear_cache(&mut backend, output),

@@ -6,6 +6,7 @@
 mod client;
 mod protocol;
 mod server;
+mod trust;
 
 pub use client::Client;
 pub use protocol::{
@@ -13,6 +14,7 @@ pub use protocol::{
     Pending, RecoveredFile, Reply, Request, Response, Status,
 };
 pub use server::{Handler, Server};
+pub use trust::{AccessInfo, ComparisonInfo, ContactInfo, EvidenceInfo, ReaderInfo, VersionInfo};
 
 /// No request is longer: a folder's name and a path fit many times.
 const MOST_LINE_BYTES: u64 = 1 << 20;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::trust::{AccessInfo, ComparisonInfo, ContactInfo, EvidenceInfo};
 use crate::cli::failure::Failure;
 
 /// Asked of the background process, or of this process when none runs.
@@ -117,6 +118,39 @@ pub enum Request {
         /// Name or id of the folder.
         folder: String,
     },
+    /// List whom the user knows, or show the words to compare with one of them, or decide about them.
+    Verify {
+        /// Name or id; all are listed when missing.
+        contact: Option<String>,
+        /// The words are the same on the other side (or are not); they are only shown when missing.
+        same: Option<bool>,
+    },
+    /// The words for a folder's newest position.
+    VerifyFolder {
+        /// Name or id of the folder.
+        folder: String,
+    },
+    /// What is kept of the server's misbehaviour.
+    Evidence {
+        /// Name or id of the folder.
+        folder: String,
+        /// Write it there too, absolute.
+        to: Option<PathBuf>,
+    },
+    /// Have a frozen folder go on.
+    Thaw {
+        /// Name or id of the folder.
+        folder: String,
+        /// With the log that the server shows, from its beginning.
+        anew: bool,
+    },
+    /// Who can read a file, and who could have.
+    Access {
+        /// Name or id of the folder.
+        folder: String,
+        /// The file, from the folder's root.
+        path: String,
+    },
     /// What happened in a folder.
     Activity {
         /// Name or id of the folder.
@@ -212,6 +246,27 @@ pub enum Response {
         /// The new epoch.
         epoch: u32,
     },
+    /// Of `Verify` without a contact.
+    Contacts(Vec<ContactInfo>),
+    /// Of `Verify` without a decision.
+    Compared(ComparisonInfo),
+    /// Of `Verify` with a decision.
+    Decided(ContactInfo),
+    /// Of `VerifyFolder`.
+    FolderWords {
+        /// The folder's name.
+        folder: String,
+        /// The position.
+        seq: u64,
+        /// The words.
+        words: Vec<String>,
+    },
+    /// Of `Evidence`.
+    Evidence(Vec<EvidenceInfo>),
+    /// Of `Thaw`: the folder's name.
+    Thawed(String),
+    /// Of `Access`.
+    Access(AccessInfo),
     /// Of `Activity`.
     Activity(Vec<ActivityInfo>),
     /// Of `KeptList`.
@@ -328,6 +383,12 @@ pub struct FolderStatus {
     /// Programs here lock among themselves: the other members do not see it.
     #[serde(default)]
     pub locks_local_only: bool,
+    /// When the server said last that there is nothing more, Unix time in milliseconds.
+    #[serde(default)]
+    pub complete_ms: i64,
+    /// Members to whom nothing is given until the user has decided: name, account, why.
+    #[serde(default)]
+    pub undecided: Vec<(String, String, String)>,
     /// Warnings of the folder's log that were not marked as seen, the newest few.
     #[serde(default)]
     pub warnings: Vec<ActivityInfo>,

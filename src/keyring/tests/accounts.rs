@@ -262,3 +262,48 @@ fn an_identity_comes_back_from_its_bytes_and_from_no_others() {
     newer[1] = 2;
     assert_eq!(Identity::from_bytes(&newer).err(), Some(FormatError::UnknownSuite(2)));
 }
+
+#[test]
+fn contacts_are_told_under_the_current_key_and_open_for_no_other_account_key_or_generation() {
+    let mut world = World::default();
+    let mut alice = world.person("alice", 1);
+    let phone = world.add_device(&alice, 2);
+    let contact = Contact {
+        account: AccountId([9; 32]),
+        name: "bob".to_owned(),
+        pinned_ms: 1,
+        trust: Trust::Verified,
+        since_ms: 2,
+        why: String::new(),
+        keys: Some([7; 32]),
+    };
+    let told = [contact];
+    let (me, seed) = (alice.account, &alice.user_keys[&0]);
+    let sealed = seal_contacts(&me, 0, seed, &told);
+    assert_eq!(open_contacts(&me, 0, &phone.user_keys[&0], &sealed).unwrap(), told);
+    assert!(open_contacts(&AccountId([8; 32]), 0, seed, &sealed).is_err());
+    assert!(open_contacts(&me, 1, seed, &sealed).is_err());
+    assert!(open_contacts(&me, 0, &user_key(5), &sealed).is_err());
+    for at in 0..sealed.len() {
+        let mut altered = sealed.clone();
+        altered[at] ^= 1;
+        assert!(open_contacts(&me, 0, seed, &altered).is_err(), "byte {at}");
+    }
+    // One contact more or less does not show in the length.
+    assert_eq!(
+        sealed.len(),
+        seal_contacts(&me, 0, seed, &[Contact { name: "bo".to_owned(), ..told[0].clone() }]).len()
+    );
+    assert_eq!(world.extend(&alice, AccountChange::Contacts { generation: 0, sealed: sealed.clone() }), Ok(()));
+    assert_eq!(
+        world.extend(&alice, AccountChange::Contacts { generation: 1, sealed: sealed.clone() }),
+        Err(AccountError::NotAllowed)
+    );
+    // Who was revoked is told nothing: what was sealed to the old key comes too late.
+    world.revoke(&mut alice, &phone, 3);
+    assert_eq!(world.extend(&alice, AccountChange::Contacts { generation: 0, sealed }), Err(AccountError::NotAllowed));
+    let entry = world.logs[&me].tell_contacts(NOON, &alice.device, 1, vec![1]).unwrap();
+    assert_eq!(AccountEntry::decode(&entry.entry).unwrap().change.since(), 2);
+    let huge = vec![0; limits::CONTACTS_MAX_BYTES + 1];
+    assert!(world.logs[&me].tell_contacts(NOON, &alice.device, 1, huge).is_err());
+}
