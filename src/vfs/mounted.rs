@@ -76,9 +76,9 @@ impl Mounted {
         1 + u64::from(u32::from_be_bytes([a, b, c, d])) % INDEX_MAX
     }
 
-    /// The first index from `first` on that is not taken.
+    /// The first index from `first` on, and then from 1 on, that is not taken.
     pub(super) fn free_index(first: u64, taken: impl Fn(u64) -> bool) -> u64 {
-        let mut index = first;
+        let mut index = first.min(INDEX_MAX);
         while taken(index) {
             index = index % INDEX_MAX + 1;
         }

@@ -266,7 +266,7 @@ impl Exerciser {
 
 #[test]
 fn every_way_to_a_files_bytes_agrees_over_remounts() {
-    let operations = many("KEGFS_FSX_OPERATIONS", 10_000);
+    let operations = many("KEGFS_FSX_OPERATIONS", 6_000);
     let seed = many("KEGFS_FSX_SEED", 1);
     let mut alone = Alone::set_up();
     let mut exerciser = Exerciser::new(alone.mnt.join("file"), u64::from(seed));
