@@ -49,7 +49,12 @@ impl Engine {
     pub fn handle(&self, request: Request, progress: &mut dyn FnMut(Pending) -> bool) -> Result<Response, Failure> {
         match request {
             Request::Status => Ok(Response::Status(self.status())),
-            Request::Mount { folder, dir, settings } => self.mounts.mount(folder.as_deref(), &dir, &settings),
+            Request::Mount { folder, dir, settings } => {
+                if let Some(which) = &folder {
+                    self.unlocked.discover(which, &mut || progress(Pending::default()))?;
+                }
+                self.mounts.mount(folder.as_deref(), &dir, &settings)
+            }
             Request::Unmount { dir, force, wait_ms } => {
                 self.mounts.unmount(&dir, force)?;
                 let (pending, online) = self.wait(None, Duration::from_millis(wait_ms), progress)?;

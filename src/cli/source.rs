@@ -13,14 +13,14 @@ use parking_lot::Mutex;
 
 use super::keg_dir;
 use crate::blobs::LocalError;
-use crate::format::{BlobId, DbId, DeviceId, Extent, KegId, Op, OpKind, Role};
+use crate::format::{BlobId, DbId, DeviceId, Extent, KegId, NodeKind, Op, OpKind, Role};
 use crate::keg::Node;
 use crate::replica::{self, ReplicaError};
 use crate::sync::{self, FetchError, Folder, LockNews, SyncError};
 use crate::sys::clock;
 use crate::vfs::{
-    Agreed, FolderSource, KegDir, LeaseNews, Listed, LockSet, LockSpan, ProbeDone, Progress, Slot, SourceChange,
-    VfsError,
+    Agreed, FolderSource, KegDir, LeaseNews, Listed, ListedName, LockSet, LockSpan, ProbeDone, Progress, Slot,
+    SourceChange, VfsError,
 };
 
 /// Inode number of a folder's root.
@@ -54,6 +54,13 @@ impl FolderSource for Source {
     fn list(&self, directory: u64, after: u64, limit: usize) -> Result<Vec<Listed>, VfsError> {
         let listed = self.folder.replica.view().readdir(directory, after, limit).map_err(|error| told(&error))?;
         Ok(listed.into_iter().map(|one| Listed { name: one.name, cookie: one.cookie, node: one.node }).collect())
+    }
+
+    fn list_names(&self, directory: u64, after: u64, limit: usize) -> Result<Vec<ListedName>, VfsError> {
+        let listed = self.folder.replica.view().names_in(directory, after, limit).map_err(|error| told(&error))?;
+        let name =
+            |one: replica::NameEntry| ListedName { name: one.name, cookie: one.cookie, ino: one.ino, kind: one.kind };
+        Ok(listed.into_iter().map(name).collect())
     }
 
     fn parent(&self, directory: u64) -> Result<u64, VfsError> {
@@ -90,7 +97,14 @@ impl FolderSource for Source {
     }
 
     fn submit(&self, kind: OpKind, at_ns: i64) -> Result<(), VfsError> {
+        if let OpKind::Create { keg, kind: NodeKind::File, .. } = &kind {
+            self.folder.hold(*keg);
+        }
         self.folder.replica.submit(kind, at_ns).map(drop).map_err(|error| told(&error))
+    }
+
+    fn let_go(&self, keg: &KegId) {
+        self.folder.let_go(keg);
     }
 
     fn reserve(&self, keg: &KegId) -> Result<Slot, VfsError> {

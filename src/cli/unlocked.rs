@@ -6,6 +6,7 @@
 pub(super) mod trust;
 
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use super::control::{FolderInfo, FolderStatus, HistoryWanted, KeptInfo, MemberInfo, Pending, RecoveredFile};
@@ -18,11 +19,12 @@ use crate::keyring::Identity;
 use crate::remote::{HttpOptions, HttpRemote, Remote, RemoteError};
 use crate::replica::ReplicaError;
 use crate::sync::{self, Event, Folder, History, KeptWork, NewAccount, Session, SessionPaths, SyncError};
+use crate::sys::threads;
 use crate::vfs::FolderSource;
 
 /// How long a command waits for the server to tell what there is.
 const REFRESH: Duration = Duration::from_secs(30);
-/// How long a mount waits for a folder that this device does not know yet.
+/// How long a mount waits for a folder that this device does not know yet, while nothing comes.
 const DISCOVER: Duration = Duration::from_secs(10);
 
 /// A folder came; with its id.
@@ -337,24 +339,35 @@ impl Unlocked {
         }
     }
 
-    fn folder(&self, which: &str) -> Result<Arc<Folder>, Failure> {
-        match self.session.folder(which) {
-            Err(SyncError::NoSuchFolder(_)) => {
-                // Perhaps somebody has added this account a moment ago.
-                match self.session.refresh(DISCOVER) {
-                    Err(error) if !error.is_transient() => return Err(self.told(error)),
-                    _ => {}
-                }
-                self.session.folder(which).map_err(|error| match error {
-                    // It may be the one that has no name here yet.
-                    SyncError::NoSuchFolder(_) if !self.session.waiting().is_empty() => {
-                        self.told(SyncError::AwaitingState)
-                    }
-                    error => self.told(error),
-                })
-            }
-            other => other.map_err(|error| self.told(error)),
+    /// Waits for a folder that this device does not know (yet): perhaps somebody has added this account a moment ago.
+    /// The log of a folder with a million files takes minutes; `waiting` is called every second meanwhile and answers
+    /// `false` when nobody waits any more.
+    ///
+    /// # Errors
+    /// What keeps the folder from coming. That there is none of that name is not known here.
+    pub fn discover(&self, which: &str, waiting: &mut dyn FnMut() -> bool) -> Result<(), Failure> {
+        if !matches!(self.session.folder(which), Err(SyncError::NoSuchFolder(_))) {
+            return Ok(());
         }
+        let (session, (done, result)) = (self.session.clone(), std::sync::mpsc::channel());
+        threads::spawn("kegfs-discover", move || done.send(session.refresh(DISCOVER)).is_ok())
+            .map_err(|error| Failure::new(Code::Failure, format!("no thread to wait for the folder: {error}")))?;
+        loop {
+            match result.recv_timeout(Duration::from_secs(1)) {
+                Err(RecvTimeoutError::Timeout) if waiting() => {}
+                Ok(Err(error)) if !error.is_transient() => return Err(self.told(error)),
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    fn folder(&self, which: &str) -> Result<Arc<Folder>, Failure> {
+        self.discover(which, &mut || true)?;
+        self.session.folder(which).map_err(|error| match error {
+            // It may be the one that has no name here yet.
+            SyncError::NoSuchFolder(_) if !self.session.waiting().is_empty() => self.told(SyncError::AwaitingState),
+            error => self.told(error),
+        })
     }
 
     fn told(&self, error: SyncError) -> Failure {

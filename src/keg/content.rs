@@ -63,12 +63,12 @@ impl<S: Store> Tree<'_, S> {
             }
         };
         let ino = self.store.allocate()?;
-        let mut sibling =
-            Node { keg, ino, nlink: 1, size: 0, content: self.context.stamp(), removed: None, ..node.clone() };
+        let content = self.context.stamp();
+        let mut sibling = Node { keg, ino, nlink: 1, size: 0, allocated: 0, content, removed: None, ..node.clone() };
         self.store.put_node(sibling.clone())?;
         // What the file was before the horizon is not there. Honest authors do not depend on it.
         let before = first_unseen.max(self.context.horizon + 1);
-        sibling.size = self.store.copy_content_before(&node.keg, before, &keg)?;
+        (sibling.size, sibling.allocated) = self.store.copy_content_before(&node.keg, before, &keg)?;
         self.store.copy_xattrs(&node.keg, &keg)?;
         // The file has a name: a removed one was restored before. Should a store disagree, the root takes the sibling.
         // Cookies are local: among several names all replicas choose the one that was placed first.
@@ -86,21 +86,22 @@ impl<S: Store> Tree<'_, S> {
         if let Some(cut) = change.truncate
             && cut < node.size
         {
-            self.store.clear_range(&node.keg, cut, u64::MAX)?;
+            node.allocated -= self.store.clear_range(&node.keg, cut, u64::MAX)?;
             node.size = cut;
         }
         for hole in change.holes {
-            self.store.clear_range(&node.keg, hole.offset, hole.offset + hole.len)?;
+            node.allocated -= self.store.clear_range(&node.keg, hole.offset, hole.offset + hole.len)?;
         }
         for extent in change.extents {
             if extent.offset < node.size {
-                self.store.clear_range(&node.keg, extent.offset, extent.end())?;
+                node.allocated -= self.store.clear_range(&node.keg, extent.offset, extent.end())?;
             }
             self.store.put_extent(&node.keg, extent)?;
+            node.allocated += u64::from(extent.len);
         }
         let end = change.extents.last().map_or(node.size, |last| last.end().max(node.size));
         if change.size < end {
-            self.store.clear_range(&node.keg, change.size, u64::MAX)?;
+            node.allocated -= self.store.clear_range(&node.keg, change.size, u64::MAX)?;
         }
         node.size = change.size;
         node.mtime_ns = change.mtime_ns;

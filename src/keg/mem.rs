@@ -132,17 +132,18 @@ impl Store for MemStore {
         Ok(())
     }
 
-    fn clear_range(&mut self, keg: &KegId, from: u64, to: u64) -> Result<(), Infallible> {
-        let Some(content) = self.contents.get_mut(keg) else { return Ok(()) };
+    fn clear_range(&mut self, keg: &KegId, from: u64, to: u64) -> Result<u64, Infallible> {
+        let Some(content) = self.contents.get_mut(keg) else { return Ok(0) };
         let touched: Vec<_> =
             content.extents.values().filter(|extent| extent.clip(from, to).is_some()).cloned().collect();
+        let cleared = data_in(&touched, from, to);
         for extent in touched {
             content.extents.remove(&extent.offset);
             for rest in [extent.clip(0, from), extent.clip(to, u64::MAX)].into_iter().flatten() {
                 content.extents.insert(rest.offset, rest);
             }
         }
-        Ok(())
+        Ok(cleared)
     }
 
     fn put_extent(&mut self, keg: &KegId, extent: &Extent) -> Result<(), Infallible> {
@@ -165,15 +166,16 @@ impl Store for MemStore {
         Ok(stamps.find(|stamp| stamp.seq > after && stamp.device != *device).map(|stamp| stamp.seq))
     }
 
-    fn copy_content_before(&mut self, from: &KegId, before: u64, to: &KegId) -> Result<u64, Infallible> {
-        let Some(content) = self.contents.get(from) else { return Ok(0) };
+    fn copy_content_before(&mut self, from: &KegId, before: u64, to: &KegId) -> Result<(u64, u64), Infallible> {
+        let Some(content) = self.contents.get(from) else { return Ok((0, 0)) };
         let Some((version, extents)) =
             content.versions.iter().rev().find(|(version, _)| version.stamp.seq < before).cloned()
         else {
-            return Ok(0);
+            return Ok((0, 0));
         };
+        let allocated = extents.values().map(|extent| u64::from(extent.len)).sum();
         self.contents.entry(*to).or_default().extents = extents;
-        Ok(version.size)
+        Ok((version.size, allocated))
     }
 
     fn forget(&mut self, keg: &KegId) -> Result<(), Infallible> {
@@ -195,4 +197,9 @@ impl Store for MemStore {
         self.folder_name = Some(name.to_owned());
         Ok(())
     }
+}
+
+/// Bytes of `[from, to)` that the extents cover.
+pub(crate) fn data_in(extents: &[Extent], from: u64, to: u64) -> u64 {
+    extents.iter().filter_map(|extent| extent.clip(from, to)).map(|part| u64::from(part.len)).sum()
 }

@@ -13,6 +13,7 @@ mod store;
 
 pub use apply::{Applied, Context, apply};
 pub use mem::MemStore;
+pub(crate) use mem::data_in;
 pub use node::{ContentVersion, Dentry, Node, Redirect, Removed, Stamp};
 pub use store::Store;
 

@@ -45,6 +45,8 @@ pub struct Node {
     pub nlink: u32,
     /// Length of a file in bytes; of a symlink, that of its target; 0 for others.
     pub size: u64,
+    /// Bytes of a file that are data rather than holes: the lengths of its extents.
+    pub allocated: u64,
     /// Access time, nanoseconds since 1970 UTC, as last set explicitly.
     pub atime_ns: i64,
     /// Modification time.
@@ -74,6 +76,7 @@ impl Node {
             rdev: 0,
             nlink: 2,
             size: 0,
+            allocated: 0,
             atime_ns: 0,
             mtime_ns: 0,
             ctime_ns: 0,

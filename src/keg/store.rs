@@ -35,7 +35,8 @@ pub trait Store {
     fn copy_xattrs(&mut self, from: &KegId, to: &KegId) -> Result<(), Self::Error>;
 
     /// Makes `[from, to)` of the file a hole: extents inside vanish, those at the edges are cut with [`Extent::clip`].
-    fn clear_range(&mut self, keg: &KegId, from: u64, to: u64) -> Result<(), Self::Error>;
+    /// Returns how many bytes of data were there.
+    fn clear_range(&mut self, keg: &KegId, from: u64, to: u64) -> Result<u64, Self::Error>;
     /// Places an extent in a range that is a hole.
     fn put_extent(&mut self, keg: &KegId, extent: &Extent) -> Result<(), Self::Error>;
     /// Records that the content changed, and the length that resulted.
@@ -43,8 +44,8 @@ pub trait Store {
     /// The earliest content change after `after` by a device other than `device`.
     fn first_foreign_content(&self, keg: &KegId, after: u64, device: &DeviceId) -> Result<Option<u64>, Self::Error>;
     /// Gives `to`, which has no content, the extents that `from` had just before position `before`; returns the length
-    /// that it had then (0 before its first change).
-    fn copy_content_before(&mut self, from: &KegId, before: u64, to: &KegId) -> Result<u64, Self::Error>;
+    /// that it had then (0 before its first change), and how much of that is data.
+    fn copy_content_before(&mut self, from: &KegId, before: u64, to: &KegId) -> Result<(u64, u64), Self::Error>;
 
     /// The keg has no content, no content changes and no extended attributes any more, and never had any.
     fn forget(&mut self, keg: &KegId) -> Result<(), Self::Error>;

@@ -321,9 +321,9 @@ impl Shared {
                         }
                     }
                 }
-                Touched::Redirect(device, keg) => {
-                    if let Some((redirect, _)) = overlay.redirects.get(&(*device, *keg)) {
-                        self.cache.redirects.write().insert((*device, *keg), *redirect);
+                Touched::Redirect(row) => {
+                    if let Some((redirect, _)) = overlay.redirects.get(&**row) {
+                        self.cache.redirects.write().insert(**row, *redirect);
                     }
                 }
                 Touched::Content(_) | Touched::Xattr(_) | Touched::FolderName => {}
@@ -380,7 +380,7 @@ fn meets(pending: &Overlay, out: &Outcome) -> bool {
         Touched::Node(keg) => pending.nodes.contains_key(keg),
         Touched::Content(keg) => pending.contents.contains_key(keg),
         Touched::Xattr(keg) => pending.xattrs.contains_key(keg),
-        Touched::Redirect(device, keg) => pending.redirects.contains_key(&(*device, *keg)),
+        Touched::Redirect(row) => pending.redirects.contains_key(&**row),
         Touched::Dir(_) | Touched::FolderName => false,
     });
     rows || out
@@ -399,7 +399,7 @@ fn differences(old: &Overlay, new: &Overlay, changes: &mut Vec<Change>) {
         {
             continue;
         }
-        let content = |row: Option<&super::overlay::OverNode>| row.map(|row| (row.node.content, row.node.size));
+        let content = |row: Option<&Box<super::overlay::OverNode>>| row.map(|row| (row.node.content, row.node.size));
         if let Some(row) = before.or(after) {
             let same = content(before) == content(after);
             changes.push(if same { Change::Attr(row.node.ino) } else { Change::Content(row.node.ino) });

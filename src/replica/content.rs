@@ -10,7 +10,8 @@ use crate::format::Extent;
 /// The changed ranges of one file, by first byte.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Content {
-    edits: BTreeMap<u64, Edit>,
+    /// Boxed, since a node of the tree has room for eleven and most files have one.
+    edits: BTreeMap<u64, Box<Edit>>,
 }
 
 #[derive(Clone, Debug)]
@@ -50,12 +51,12 @@ impl Content {
                 for (start, end) in [(start, from.min(edit.to)), (to.max(start), edit.to)] {
                     if start < end {
                         let extent = edit.extent.as_ref().and_then(|extent| extent.clip(start, end));
-                        self.edits.insert(start, Edit { to: end, extent, tag: edit.tag });
+                        self.edits.insert(start, Box::new(Edit { to: end, extent, tag: edit.tag }));
                     }
                 }
             }
         }
-        self.edits.insert(from, Edit { to, extent, tag });
+        self.edits.insert(from, Box::new(Edit { to, extent, tag }));
     }
 
     /// Forgets what operations up to `number` did: the database has it now.

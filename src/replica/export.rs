@@ -233,6 +233,8 @@ fn node_record(node: Node, stamp: &impl Fn(&Stamp) -> WrittenStamp) -> Record {
         rdev,
         nlink,
         size,
+        // Follows from the extents.
+        allocated: _,
         atime_ns,
         mtime_ns,
         ctime_ns,

@@ -78,8 +78,9 @@ pub(super) fn flush(
                     db.run(|conn| write_xattr(conn, ino, name, value.as_deref(), author.seq))?;
                 }
             }
-            Touched::Redirect(device, keg) => {
-                let Some((redirect, _)) = overlay.redirects.get(&(*device, *keg)) else { continue };
+            Touched::Redirect(row) => {
+                let (device, keg) = &**row;
+                let Some((redirect, _)) = overlay.redirects.get(&**row) else { continue };
                 db.run(|conn| {
                     let mut statement =
                         conn.prepare_cached("INSERT OR REPLACE INTO redirect VALUES (?1, ?2, ?3, ?4)")?;
@@ -139,16 +140,16 @@ pub(super) fn write_node(conn: &Connection, cache: &Cache, row: &OverNode, seq: 
         let mut past = conn.prepare_cached(
             "INSERT INTO node_past SELECT ino, keg, seq, kind, mode, uid, gid, rdev, nlink, size, atime_ns, mtime_ns,
              ctime_ns, btime_ns, target, content_seq, content_device, removed_seq, removed_device, removed_parent,
-             removed_name, xattrs, ?2 FROM node WHERE ino = ?1 AND seq < ?2",
+             removed_name, xattrs, ?2, allocated FROM node WHERE ino = ?1 AND seq < ?2",
         )?;
         past.execute(params![int(node.ino), int(seq)])?;
         "UPDATE node SET seq = ?3, kind = ?4, mode = ?5, uid = ?6, gid = ?7, rdev = ?8, nlink = ?9, size = ?10,
          atime_ns = ?11, mtime_ns = ?12, ctime_ns = ?13, btime_ns = ?14, target = ?15, content_seq = ?16,
          content_device = ?17, removed_seq = ?18, removed_device = ?19, removed_parent = ?20, removed_name = ?21,
-         xattrs = ?22 WHERE ino = ?1 AND keg = ?2"
+         xattrs = ?22, allocated = ?23 WHERE ino = ?1 AND keg = ?2"
     } else {
         "INSERT INTO node VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19,
-         ?20, ?21, ?22)"
+         ?20, ?21, ?22, ?23)"
     };
     conn.prepare_cached(sql)?.execute(params![
         int(node.ino),
@@ -173,6 +174,7 @@ pub(super) fn write_node(conn: &Connection, cache: &Cache, row: &OverNode, seq: 
         removed.map(|removed| removed.parent.as_bytes()),
         removed.map(|removed| &removed.name),
         row.xattrs,
+        int(node.allocated),
     ])?;
     Ok(())
 }

@@ -287,6 +287,8 @@ impl Import<'_> {
                     rdev,
                     nlink,
                     size,
+                    // Counted when all extents are here.
+                    allocated: 0,
                     atime_ns,
                     mtime_ns,
                     ctime_ns,
@@ -418,6 +420,8 @@ impl Import<'_> {
             }
         }
         let usage = self.writer.run(|conn| {
+            let data = "SELECT sum(len) FROM extent WHERE extent.ino = node.ino";
+            conn.execute(&format!("UPDATE node SET allocated = coalesce(({data}), 0) WHERE kind = 0"), [])?;
             let sum =
                 "SELECT coalesce(sum(CASE kind WHEN 0 THEN size ELSE 0 END), 0), count(*) FROM node WHERE nlink > 0";
             let usage: (i64, i64) = conn.query_row(sum, [], |row| Ok((row.get(0)?, row.get(1)?)))?;

@@ -11,7 +11,7 @@ use super::base::{self, Base};
 use super::overlay::{Named, Overlay};
 use super::types::Xattr;
 use crate::format::{DeviceId, Extent, KegId};
-use crate::keg::{Dentry, Node, Redirect, Stamp, Store};
+use crate::keg::{self, Dentry, Node, Redirect, Stamp, Store};
 
 /// Gives rows that come into being the numbers that the mount already knows them by.
 pub(super) trait Adopt {
@@ -65,6 +65,14 @@ impl Layer<'_> {
             return Ok(row.stored.then_some(row.node.ino));
         }
         Ok(self.base_node(keg)?.map(|row| row.node.ino))
+    }
+
+    /// The same where the database may have data that shows: what an overlay has emptied need not be looked for.
+    fn ino_with_data(&self, keg: &KegId) -> Result<Option<u64>, ReplicaError> {
+        if let Some(row) = self.overlay.nodes.get(keg) {
+            return Ok((row.stored && row.node.allocated > 0).then_some(row.node.ino));
+        }
+        Ok(self.base_node(keg)?.filter(|row| row.node.allocated > 0).map(|row| row.node.ino))
     }
 
     fn base_node(&self, keg: &KegId) -> Result<Option<std::sync::Arc<super::rows::NodeRow>>, ReplicaError> {
@@ -194,9 +202,15 @@ impl Store for Layer<'_> {
         Ok(())
     }
 
-    fn clear_range(&mut self, keg: &KegId, from: u64, to: u64) -> Result<(), ReplicaError> {
-        self.overlay.content(keg, self.tag).clear(from, to, self.tag);
-        Ok(())
+    fn clear_range(&mut self, keg: &KegId, from: u64, to: u64) -> Result<u64, ReplicaError> {
+        let stored = match self.ino_with_data(keg)? {
+            Some(ino) => self.base.extents(ino, from, to)?,
+            None => Vec::new(),
+        };
+        let content = self.overlay.content(keg, self.tag);
+        let cleared = keg::data_in(&content.over(stored, from, to), from, to);
+        content.clear(from, to, self.tag);
+        Ok(cleared)
     }
 
     fn put_extent(&mut self, keg: &KegId, extent: &Extent) -> Result<(), ReplicaError> {
@@ -224,13 +238,17 @@ impl Store for Layer<'_> {
         }
     }
 
-    fn copy_content_before(&mut self, from: &KegId, before: u64, to: &KegId) -> Result<u64, ReplicaError> {
-        let Some(ino) = self.stored_ino(from)?.filter(|_| !self.overlay.forgotten.contains(from)) else { return Ok(0) };
-        let Some((size, extents)) = self.base.content_before(ino, before)? else { return Ok(0) };
+    fn copy_content_before(&mut self, from: &KegId, before: u64, to: &KegId) -> Result<(u64, u64), ReplicaError> {
+        let Some(ino) = self.stored_ino(from)?.filter(|_| !self.overlay.forgotten.contains(from)) else {
+            return Ok((0, 0));
+        };
+        let Some((size, extents)) = self.base.content_before(ino, before)? else {
+            return Ok((0, 0));
+        };
         for extent in &extents {
             self.put_extent(to, extent)?;
         }
-        Ok(size)
+        Ok((size, extents.iter().map(|extent| u64::from(extent.len)).sum()))
     }
 
     fn forget(&mut self, keg: &KegId) -> Result<(), ReplicaError> {

@@ -47,8 +47,8 @@ pub use export::{Compared, Comparison};
 pub use import::{CheckpointRow, CheckpointVerdict, Import, Origin};
 pub use replica::{Replica, Submitted};
 pub use types::{
-    Change, Confirmed, DirEntry, LogLine, MemberInfo, NameOf, OpenParams, Pending, PendingCounts, Slot, StagedEntry,
-    Standing, Xattr,
+    Change, Confirmed, DirEntry, LogLine, MemberInfo, NameEntry, NameOf, OpenParams, Pending, PendingCounts, Slot,
+    StagedEntry, Standing, Xattr,
 };
 pub use view::View;
 

@@ -100,7 +100,8 @@ pub(super) enum Touched {
     Dir(KegId),
     Content(KegId),
     Xattr(KegId),
-    Redirect(DeviceId, KegId),
+    /// Boxed: there are few, and the marks of all operations are as large as the largest.
+    Redirect(Box<(DeviceId, KegId)>),
     FolderName,
 }
 
@@ -113,7 +114,8 @@ type NamesOf = HashMap<KegId, Vec<(KegId, Arc<[u8]>)>>;
 /// See the head of this file.
 #[derive(Debug, Default)]
 pub(super) struct Overlay {
-    pub(super) nodes: HashMap<KegId, OverNode>,
+    /// Boxed: a map that grows has two tables for a while.
+    pub(super) nodes: HashMap<KegId, Box<OverNode>>,
     /// Keg of every inode number in `nodes`.
     pub(super) inos: HashMap<u64, KegId>,
     pub(super) dirs: HashMap<KegId, Dir>,
@@ -156,7 +158,8 @@ impl Overlay {
                 let base_usage = base.as_ref().map_or((0, 0), |(node, _)| usage(node));
                 add(&mut self.usage, usage(&node), base_usage);
                 self.inos.insert(node.ino, keg);
-                self.nodes.insert(keg, OverNode { node, xattrs, stored, base_usage, tag, content_tag: tag });
+                let row = OverNode { node, xattrs, stored, base_usage, tag, content_tag: tag };
+                self.nodes.insert(keg, Box::new(row));
                 self.marks.push_back((tag, Touched::Node(keg)));
             }
         }
@@ -179,7 +182,9 @@ impl Overlay {
         }
         if let Some(named) = &there {
             dir.order.insert(named.cookie, Arc::clone(&key));
-            self.names_of.entry(named.keg).or_default().push((parent, Arc::clone(&key)));
+            // Most have one name.
+            let names = self.names_of.entry(named.keg).or_insert_with(|| Vec::with_capacity(1));
+            names.push((parent, Arc::clone(&key)));
         }
         dir.names.insert(key, OverName { there, stored, tag: tag.max(old_tag) });
         self.mark(tag, Touched::Dir(parent));
@@ -202,7 +207,7 @@ impl Overlay {
 
     pub(super) fn put_redirect(&mut self, device: DeviceId, keg: KegId, redirect: Redirect, tag: u64) {
         self.redirects.insert((device, keg), (redirect, tag));
-        self.mark(tag, Touched::Redirect(device, keg));
+        self.mark(tag, Touched::Redirect(Box::new((device, keg))));
     }
 
     pub(super) fn put_folder_name(&mut self, name: &str, tag: u64) {
@@ -274,9 +279,9 @@ impl Overlay {
                         }
                     }
                 }
-                Touched::Redirect(device, keg) => {
-                    if self.redirects.get(&(device, keg)).is_some_and(|(_, tag)| *tag <= number) {
-                        self.redirects.remove(&(device, keg));
+                Touched::Redirect(row) => {
+                    if self.redirects.get(&*row).is_some_and(|(_, tag)| *tag <= number) {
+                        self.redirects.remove(&*row);
                     }
                 }
                 Touched::FolderName => {
@@ -308,7 +313,7 @@ impl Overlay {
 
     /// The node with this number, if it is here.
     pub(super) fn by_ino(&self, ino: u64) -> Option<&OverNode> {
-        self.nodes.get(self.inos.get(&ino)?)
+        self.nodes.get(self.inos.get(&ino)?).map(|row| &**row)
     }
 }
 

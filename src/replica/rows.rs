@@ -44,7 +44,7 @@ macro_rules! node_columns {
     () => {
         "n.ino, n.keg, n.kind, n.mode, n.uid, n.gid, n.rdev, n.nlink, n.size, n.atime_ns, n.mtime_ns, n.ctime_ns, \
          n.btime_ns, n.target, n.content_seq, n.content_device, n.removed_seq, n.removed_device, n.removed_parent, \
-         n.removed_name, n.xattrs"
+         n.removed_name, n.xattrs, n.allocated"
     };
 }
 /// Columns of an extent in the order that [`extent`] reads.
@@ -56,7 +56,7 @@ macro_rules! extent_columns {
 pub(super) use {extent_columns, node_columns};
 
 /// Number of columns of `node_columns`.
-pub(super) const NODE_WIDTH: usize = 21;
+pub(super) const NODE_WIDTH: usize = 22;
 
 /// Reads a node from the columns `node_columns` that begin at `at`.
 pub(super) fn node(row: &Row<'_>, at: usize, devices: &Devices) -> rusqlite::Result<NodeRow> {
@@ -78,6 +78,7 @@ pub(super) fn node(row: &Row<'_>, at: usize, devices: &Devices) -> rusqlite::Res
         rdev: row.get(at + 6)?,
         nlink: row.get(at + 7)?,
         size: row.get::<_, i64>(at + 8)?.cast_unsigned(),
+        allocated: row.get::<_, i64>(at + 21)?.cast_unsigned(),
         atime_ns: row.get(at + 9)?,
         mtime_ns: row.get(at + 10)?,
         ctime_ns: row.get(at + 11)?,

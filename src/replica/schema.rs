@@ -6,10 +6,10 @@
 
 /// The steps that lead to the layout of `state.db`; its number (`PRAGMA user_version`) is how many were taken. A step
 /// that was released is never changed.
-pub(super) const STATE: &[&str] = &[STATE_1, STATE_ACTIVITY, STATE_CHECKPOINT];
+pub(super) const STATE: &[&str] = &[STATE_1, STATE_ACTIVITY, STATE_CHECKPOINT, STATE_ALLOCATED];
 
 /// The tables.
-const STATE_1: &str = "
+pub(super) const STATE_1: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE device (id INTEGER PRIMARY KEY, device BLOB NOT NULL UNIQUE);
 CREATE TABLE node (
@@ -99,6 +99,15 @@ CREATE TABLE checkpoint (
 );
 INSERT INTO name_log SELECT 0, value FROM meta WHERE key = 'folder_name';
 INSERT INTO redirect_log SELECT device, keg, 0, target, seq FROM redirect;
+";
+
+/// How many bytes of a file are data: what `du` counts, kept so that asking costs the same for files of any length. For
+/// superseded rows all of it is taken for data, since nobody asks.
+const STATE_ALLOCATED: &str = "
+ALTER TABLE node ADD COLUMN allocated INTEGER NOT NULL DEFAULT 0;
+UPDATE node SET allocated = coalesce((SELECT sum(len) FROM extent WHERE extent.ino = node.ino), 0) WHERE kind = 0;
+ALTER TABLE node_past ADD COLUMN allocated INTEGER NOT NULL DEFAULT 0;
+UPDATE node_past SET allocated = size WHERE kind = 0;
 ";
 
 /// As [`STATE`], of `journal.db`.

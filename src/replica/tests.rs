@@ -235,6 +235,89 @@ fn a_listing_goes_on_while_its_entries_are_removed_and_confirmed() {
 }
 
 #[test]
+fn the_data_in_a_file_is_counted_without_its_holes() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    let allocated = || replica.view().lookup(1, b"f").unwrap().unwrap().allocated;
+    let write =
+        |holes, extents, size| OpKind::Content { keg: keg(1), truncate: None, holes, extents, size, mtime_ns: 1 };
+    replica.submit(file(keg(1), "f"), AT).unwrap();
+    replica.submit(write(vec![], vec![extent(0, 1000, 1), extent(1 << 40, 500, 2)], 1 << 41), AT).unwrap();
+    assert_eq!(allocated(), 1500);
+    confirm_all(&replica, 1, 1);
+    assert_eq!(allocated(), 1500);
+    // Over the end of one, into a hole, and a hole through the middle of the other.
+    replica
+        .submit(write(vec![Range { offset: (1 << 40) + 100, len: 50 }], vec![extent(900, 300, 3)], 1 << 41), AT)
+        .unwrap();
+    assert_eq!(allocated(), 1200 + 450);
+    confirm_all(&replica, 2, 2);
+    assert_eq!(allocated(), 1200 + 450);
+    replica.submit(write(vec![], vec![], 600), AT).unwrap();
+    assert_eq!(allocated(), 600);
+    confirm_all(&replica, 3, 3);
+    assert_eq!(allocated(), 600);
+}
+
+#[test]
+fn a_replica_of_the_first_layout_is_brought_up_to_date_in_place() {
+    let dir = tempdir();
+    let path = dir.path().join("state.db");
+    let old = db::open(&path, &key(), 64, false).unwrap();
+    db::migrate(&old, &[schema::STATE_1]).unwrap();
+    old.run(|conn| {
+        conn.execute_batch(
+            "INSERT INTO node VALUES (7, x'07', 1, 0, 420, 0, 0, 0, 1, 900, 0, 0, 0, 0, NULL, 1, 1, NULL, NULL, NULL, NULL, 0),
+               (8, x'08', 1, 1, 493, 0, 0, 0, 2, 0, 0, 0, 0, 0, NULL, 1, 1, NULL, NULL, NULL, NULL, 0);
+             INSERT INTO extent VALUES (7, 0, 100, x'01', 0, 100, 0, x'02', 1), (7, 500, 250, x'01', 0, 250, 0, x'02', 1);",
+        )
+    })
+    .unwrap();
+    drop(old);
+    let now = db::open(&path, &key(), 64, false).unwrap();
+    db::migrate(&now, schema::STATE).unwrap();
+    let counted = now.run(|conn| {
+        conn.prepare("SELECT allocated FROM node ORDER BY ino")?
+            .query_map([], |row| row.get(0))?
+            .collect::<Result<Vec<i64>, _>>()
+    });
+    assert_eq!(counted.unwrap(), [350, 0]);
+    db::migrate(&now, schema::STATE).unwrap();
+    assert!(matches!(db::migrate(&now, &[schema::STATE_1]), Err(ReplicaError::NewerLayout { .. })));
+}
+
+#[test]
+fn a_listing_passes_over_many_names_whose_removal_is_pending() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    for number in 1..=6_000 {
+        replica.submit(file(keg(number), &format!("f{number}")), AT).unwrap();
+    }
+    confirm_all(&replica, 1, 1);
+    // All but every hundredth of the last thousand, so that what is hidden spans several reads of any size.
+    let stays = |number: u32| number > 5_000 && number.is_multiple_of(100);
+    for number in (1..=6_000).filter(|number| !stays(*number)) {
+        replica.submit(unlink(keg(number), &format!("f{number}")), AT).unwrap();
+    }
+    replica.submit(file(keg(7_000), "new"), AT).unwrap();
+    let all: Vec<_> = (1..=6_000).filter(|number| stays(*number)).map(keg).chain([keg(7_000)]).collect();
+    for limit in [1, 7, 4_096, usize::MAX] {
+        let (mut after, mut seen) = (0, vec![]);
+        loop {
+            let page = replica.view().readdir(1, after, limit).unwrap();
+            assert!(page.len() <= limit);
+            let names = replica.view().names_in(1, after, limit).unwrap();
+            let bare = page.iter().map(|entry| (&entry.name, entry.cookie, entry.ino, entry.node.kind));
+            assert!(bare.eq(names.iter().map(|entry| (&entry.name, entry.cookie, entry.ino, entry.kind))));
+            let Some(last) = page.last() else { break };
+            after = last.cookie;
+            seen.extend(page.iter().map(|entry| entry.node.keg));
+        }
+        assert_eq!(seen, all, "{limit} at once");
+    }
+}
+
+#[test]
 fn changes_of_others_are_told_and_own_ones_are_not() {
     let dir = tempdir();
     let replica = open(dir.path());

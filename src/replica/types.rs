@@ -86,6 +86,19 @@ pub struct Pending {
     pub op: std::sync::Arc<Op>,
 }
 
+/// A name in a listing without the attributes of what it names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameEntry {
+    /// The name.
+    pub name: Vec<u8>,
+    /// As that of [`DirEntry`].
+    pub cookie: u64,
+    /// Inode number of what it names.
+    pub ino: u64,
+    /// What that is.
+    pub kind: crate::format::NodeKind,
+}
+
 /// How far local work has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PendingCounts {

@@ -9,10 +9,40 @@ use super::ReplicaError;
 use super::base::{Base, Source};
 use super::layer::{merge_names, merge_xattrs};
 use super::replica::Shared;
+use super::rows::NodeRow;
 use super::state::State;
-use super::types::{DirEntry, LogLine, NameOf, Standing, Xattr};
+use super::types::{DirEntry, LogLine, NameEntry, NameOf, Standing, Xattr};
 use crate::format::{AccountId, ChainHash, DeviceId, EntryHash, Extent, Head, KegId, Role};
 use crate::keg::{ContentVersion, Node};
+
+/// A line of a listing.
+trait Line {
+    fn cookie(&self) -> u64;
+    fn name(&self) -> &[u8];
+}
+
+impl Line for DirEntry {
+    fn cookie(&self) -> u64 {
+        self.cookie
+    }
+
+    fn name(&self) -> &[u8] {
+        &self.name
+    }
+}
+
+impl Line for NameEntry {
+    fn cookie(&self) -> u64 {
+        self.cookie
+    }
+
+    fn name(&self) -> &[u8] {
+        &self.name
+    }
+}
+
+/// Stored names read at once at most where pending removals hide those read before.
+const HIDDEN_BATCH: usize = 4096;
 
 /// A moment of the folder. See [`super::Replica::view`] for how long to hold it.
 pub struct View<'a> {
@@ -105,43 +135,68 @@ impl<'a> View<'a> {
     /// # Errors
     /// Those of reading.
     pub fn readdir(&self, dir: u64, after: u64, limit: usize) -> Result<Vec<DirEntry>, ReplicaError> {
+        let entry = |name, cookie, node: Node| DirEntry { name, cookie, ino: node.ino, node };
+        let stored = |at, wanted| {
+            let lines = self.base().list(dir, at, wanted)?;
+            let shown = |row: &NodeRow| match self.state.overlay.nodes.get(&row.node.keg) {
+                Some(over) => over.node.clone(),
+                None => row.node.clone(),
+            };
+            Ok(lines.into_iter().map(|(name, cookie, row)| entry(name, cookie, shown(&row))).collect())
+        };
+        self.listing(dir, after, limit, stored, entry)
+    }
+
+    /// The same without attributes: for directories of a million names, of which nobody wants more than the names.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn names_in(&self, dir: u64, after: u64, limit: usize) -> Result<Vec<NameEntry>, ReplicaError> {
+        let entry = |name, cookie, node: Node| NameEntry { name, cookie, ino: node.ino, kind: node.kind };
+        self.listing(dir, after, limit, |at, wanted| self.base().list_names(dir, at, wanted), entry)
+    }
+
+    /// Lays the pending names of a directory over the stored ones.
+    fn listing<E: Line>(
+        &self,
+        dir: u64,
+        after: u64,
+        limit: usize,
+        read: impl Fn(u64, usize) -> Result<Vec<E>, ReplicaError>,
+        entry: impl Fn(Vec<u8>, u64, Node) -> E,
+    ) -> Result<Vec<E>, ReplicaError> {
         let overlay = &self.state.overlay;
         let keg = overlay.inos.get(&dir);
         let over = keg.and_then(|keg| overlay.dirs.get(keg));
         let stored = keg.and_then(|keg| overlay.nodes.get(keg)).is_none_or(|row| row.stored);
         let mut entries = Vec::new();
         let mut at = after;
+        let mut wanted = limit;
         while stored && entries.len() < limit {
-            let wanted = limit - entries.len();
-            let lines = self.base().list(dir, at, wanted)?;
+            let lines = read(at, wanted)?;
             let last = lines.len() < wanted;
-            at = lines.last().map_or(at, |(_, cookie, _)| *cookie);
-            for (name, cookie, row) in lines {
-                if over.is_none_or(|dir| !dir.names.contains_key(name.as_slice())) {
-                    let node = match overlay.nodes.get(&row.node.keg) {
-                        Some(over) => over.node.clone(),
-                        None => row.node.clone(),
-                    };
-                    entries.push(DirEntry { name, cookie, ino: node.ino, node });
-                }
-            }
+            at = lines.last().map_or(at, Line::cookie);
+            let shown = lines.into_iter().filter(|line| over.is_none_or(|dir| !dir.names.contains_key(line.name())));
+            entries.extend(shown);
             if last {
                 break;
             }
+            // Many names may be hidden by pending removals: whether a directory is empty is asked with a limit of 1.
+            wanted = wanted.saturating_mul(2).min(HIDDEN_BATCH).max(limit.saturating_sub(entries.len()));
         }
         if let Some(dir) = over {
             // Only up to where the stored names were read, or all of them if they were read to their end.
             let full = entries.len() >= limit;
-            let upto = entries.last().map_or(u64::MAX, |entry| entry.cookie);
+            let upto = entries.last().map_or(u64::MAX, Line::cookie);
             for (cookie, name) in dir.order.range(after.saturating_add(1)..).take(limit) {
                 if full && *cookie > upto {
                     break;
                 }
                 let Some(named) = dir.names.get(name).and_then(|over| over.there.as_ref()) else { continue };
                 let Some(node) = self.node_of(&named.keg)? else { continue };
-                entries.push(DirEntry { name: name.to_vec(), cookie: *cookie, ino: node.ino, node });
+                entries.push(entry(name.to_vec(), *cookie, node));
             }
-            entries.sort_unstable_by_key(|entry| entry.cookie);
+            entries.sort_unstable_by_key(Line::cookie);
             entries.truncate(limit);
         }
         Ok(entries)

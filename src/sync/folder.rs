@@ -19,6 +19,7 @@ use super::event::{Event, Hub};
 use super::fetch::{Fetcher, deadline};
 use super::locks::Locks;
 use super::member::Command;
+use super::newborn::Newborns;
 use super::present::Present;
 use super::runtime::run_on;
 use super::status::{Link, Status, now_ms};
@@ -90,6 +91,7 @@ pub struct Folder {
     pub(super) handing_over: tokio::sync::Mutex<()>,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) retry_now: RetryNow,
+    pub(super) newborns: Newborns,
     /// Number of the first operation of the entry that was staged last.
     pub(super) staged_from: AtomicU64,
     pub(super) locks: Locks,
@@ -145,6 +147,7 @@ impl Folder {
             handing_over: tokio::sync::Mutex::default(),
             commands,
             retry_now: RetryNow::default(),
+            newborns: Newborns::default(),
             staged_from: AtomicU64::new(0),
             locks: Locks::new(),
             refused_keys: Mutex::default(),

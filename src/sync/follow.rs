@@ -98,6 +98,22 @@ impl Folder {
         if waits && now.role_now().is_some() { Err(SyncError::AwaitingState) } else { Ok(()) }
     }
 
+    /// The same for somebody who waits, as long as something comes at least every `silence`.
+    pub(super) async fn catch_up_while_it_comes(self: &Arc<Self>, silence: Duration) -> Result<(), SyncError> {
+        let mut progress = self.progress.subscribe();
+        let mut work = std::pin::pin!(self.catch_up());
+        loop {
+            tokio::select! {
+                result = &mut work => return result,
+                moved = tokio::time::timeout(silence, progress.changed()) => {
+                    if !matches!(moved, Ok(Ok(()))) {
+                        return Err(SyncError::TimedOut("fetching the folder's log"));
+                    }
+                }
+            }
+        }
+    }
+
     async fn to_the_end(self: &Arc<Self>) -> Result<(), SyncError> {
         if let Some(why) = self.frozen() {
             return Err(SyncError::Frozen(why));

@@ -28,6 +28,7 @@ mod keys;
 mod locks;
 mod member;
 mod members;
+mod newborn;
 mod newcomer;
 mod pins;
 mod present;

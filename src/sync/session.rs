@@ -192,17 +192,18 @@ impl Session {
         }
     }
 
-    /// Asks the server which folders there are and brings all of them up to date.
+    /// Asks the server which folders there are and brings all of them up to date. A folder of a million files takes a
+    /// new device minutes; `within` is how long nothing at all may come.
     ///
     /// # Errors
     /// [`SyncError::Remote`], [`SyncError::TimedOut`], or what keeps a folder from being complete.
     pub fn refresh(&self, within: Duration) -> Result<(), SyncError> {
         let inner = Arc::clone(&self.inner);
-        self.timed(within, "asking the server for folders", async move {
-            inner.discover().await?;
-            let folders: Vec<_> = inner.folders.read().values().map(Arc::clone).collect();
-            for folder in folders {
-                match folder.catch_up().await {
+        self.runtimes.run(async move {
+            let asked = tokio::time::timeout(within, inner.discover()).await;
+            asked.map_err(|_| SyncError::TimedOut("asking the server for folders"))??;
+            for folder in inner.all() {
+                match folder.catch_up_while_it_comes(within).await {
                     // It is there as soon as somebody hands its state over; the others need not wait for that.
                     Ok(()) | Err(SyncError::AwaitingState) => inner.note_name(&folder),
                     Err(error) => return Err(error),

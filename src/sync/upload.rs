@@ -18,9 +18,10 @@ use super::append::{Outcome, seal, send};
 use super::backoff::Backoff;
 use super::event::Event;
 use super::member::{Command, Work};
+use super::newborn::Ready;
 use super::{Folder, SyncError};
 use crate::format::limits::BATCH_MAX_OPS;
-use crate::format::{BlobId, BlobRef, OpKind, Role};
+use crate::format::{BlobId, BlobRef, NodeKind, OpKind, Role};
 use crate::replica::Pending;
 use crate::sys::clock;
 
@@ -107,6 +108,8 @@ struct Front {
     adds: Vec<BlobRef>,
     /// The next entry is as large as an entry may be.
     full: bool,
+    /// The next operation creates a file that is being written; it waits until then at most.
+    held_until: Option<Instant>,
 }
 
 /// Set when something happened that makes trying again at once right.
@@ -182,7 +185,7 @@ impl Uploader {
             return BLOCKED;
         }
         let staged = self.folder.replica.staged();
-        let front = self.look(staged.iter().flat_map(|entry| &entry.blobs));
+        let front = self.look(staged.iter().flat_map(|entry| &entry.blobs), now);
         if self.ask_missing && !front.wanted.is_empty() {
             self.ask(&front).await;
             return Duration::ZERO;
@@ -210,7 +213,7 @@ impl Uploader {
             } else {
                 self.since.get_or_insert(now);
             }
-            return BLOCKED;
+            return front.held_until.map_or(BLOCKED, |until| until.saturating_duration_since(now));
         }
         let due = *self.since.get_or_insert(now) + GROUP_DELAY;
         if due > now && !front.full {
@@ -236,8 +239,10 @@ impl Uploader {
     }
 
     /// Looks at the front of the journal, after the blobs of entries that are staged already.
-    fn look<'a>(&self, staged: impl Iterator<Item = &'a BlobRef>) -> Front {
-        let mut front = Front { wanted: Vec::new(), ready: Vec::new(), adds: Vec::new(), full: false };
+    fn look<'a>(&self, staged: impl Iterator<Item = &'a BlobRef>, now: Instant) -> Front {
+        let mut front =
+            Front { wanted: Vec::new(), ready: Vec::new(), adds: Vec::new(), full: false, held_until: None };
+        let mut ready = Ready::new();
         let mut seen = HashSet::new();
         for blob in staged {
             if seen.insert(blob.id) && !self.stored.contains_key(&blob.id) && self.folder.local.is_spooled(&blob.id) {
@@ -246,9 +251,19 @@ impl Uploader {
         }
         let most = self.folder.replica.pending(BATCH_MAX_OPS, BATCH_BYTES).len();
         let mut open = true;
-        for pending in self.folder.replica.pending(AHEAD_OPS, AHEAD_BYTES) {
+        let ahead = self.folder.replica.pending(AHEAD_OPS, AHEAD_BYTES);
+        self.folder.let_filled_go(&ahead);
+        for pending in ahead {
             let mut adds = Vec::new();
             let mut arrived = true;
+            if let OpKind::Create { keg, parent, name, kind: NodeKind::File, .. } = &pending.op.kind
+                && open
+                && let Some(until) = self.folder.newborns.held_until(keg, now)
+            {
+                front.held_until = Some(until);
+                ready.hold_back(&(*parent, name.clone()));
+                open = false;
+            }
             if let OpKind::Content { extents, .. } = &pending.op.kind {
                 for id in extents.iter().map(|extent| extent.blob) {
                     if !seen.insert(id) {
@@ -263,16 +278,23 @@ impl Uploader {
                     }
                 }
             }
-            let fits = front.ready.len() < most && front.adds.len() + adds.len() <= BATCH_BLOBS.max(adds.len());
+            let fits = ready.len() < most && front.adds.len() + adds.len() <= BATCH_BLOBS.max(adds.len());
             front.full |= open && arrived && !fits;
             open &= arrived && fits;
             if open {
+                let added = adds.len();
                 front.adds.append(&mut adds);
-                front.ready.push(pending);
-            } else if front.wanted.len() >= PARALLEL {
+                ready.take(pending, added);
+            } else if let OpKind::Content { keg, .. } = &pending.op.kind {
+                ready.wait_for(keg, front.full);
+            }
+            if !open && front.wanted.len() >= PARALLEL && !ready.has_empty() {
                 break;
             }
         }
+        let (ready, adds) = ready.done();
+        front.ready = ready;
+        front.adds.truncate(adds);
         front
     }
 

@@ -1,6 +1,6 @@
 //! Listing directories, and the list of folders.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -63,15 +63,57 @@ impl Vfs {
             list_keg(listed, offset, each);
             return Ok(());
         }
-        let mut after = offset.saturating_sub(1);
+        // A folder's own cookies begin above those of `.` and `..`.
+        let after = offset.saturating_sub(1).max(1);
+        if plus {
+            self.list_with_attributes(&handle, folder, after, each)
+        } else {
+            self.list_names(&handle, folder, after, each)
+        }
+    }
+
+    fn list_names(
+        &self,
+        handle: &DirHandle,
+        folder: &Mounted,
+        mut after: u64,
+        each: &mut dyn FnMut(DirEntry<'_>) -> bool,
+    ) -> Result<(), VfsError> {
+        let mut taken = 0;
+        loop {
+            let limit = handle.fits.load(Ordering::Relaxed).clamp(FIRST_BATCH, BATCH_MAX);
+            let listed = folder.source.list_names(handle.local, after, limit)?;
+            let last = listed.len() < limit;
+            for item in listed {
+                let (ino, cookie) = (folder.ino(item.ino), item.cookie + 1);
+                if each(DirEntry { ino, cookie, name: &item.name, kind: item.kind, entry: None }) {
+                    handle.fits.store(taken + taken / 8 + 1, Ordering::Relaxed);
+                    return Ok(());
+                }
+                after = item.cookie;
+                taken += 1;
+            }
+            if last {
+                return Ok(());
+            }
+        }
+    }
+
+    fn list_with_attributes(
+        &self,
+        handle: &DirHandle,
+        folder: &Arc<Mounted>,
+        mut after: u64,
+        each: &mut dyn FnMut(DirEntry<'_>) -> bool,
+    ) -> Result<(), VfsError> {
         let mut taken = 0;
         loop {
             let foreign = folder.foreign.load(Ordering::Acquire);
             // Before the list: what moves to the source meanwhile is then seen in one of the two.
-            let shown = if plus { self.core.table.all_shown() } else { HashMap::new() };
+            let shown = self.core.table.all_shown();
             let limit = handle.fits.load(Ordering::Relaxed).clamp(FIRST_BATCH, BATCH_MAX);
-            let listed = folder.source.list(handle.local, after.max(1), limit)?;
-            let writable = plus && folder.writable().is_ok();
+            let listed = folder.source.list(handle.local, after, limit)?;
+            let writable = folder.writable().is_ok();
             let ttl = self.core.ttl_since(folder, foreign);
             let last = listed.len() < limit;
             for mut item in listed {
@@ -79,17 +121,12 @@ impl Vfs {
                 if let Some(shown) = shown.get(&ino) {
                     shown.apply(&mut item.node);
                 }
-                let entry = plus.then(|| {
-                    self.core.known.add(ino);
-                    let ttl = ttl.min(self.core.ttl_since(folder, foreign));
-                    Entry { attr: folder.attr(&item.node, writable, &self.core.options), ttl }
-                });
-                let cookie = item.cookie + 1;
-                let dir_entry = DirEntry { ino, cookie, name: &item.name, kind: item.node.kind, entry: entry.as_ref() };
-                if each(dir_entry) {
-                    if plus {
-                        self.core.known.forget(ino, 1);
-                    }
+                self.core.known.add(ino);
+                let ttl = ttl.min(self.core.ttl_since(folder, foreign));
+                let entry = Entry { attr: folder.attr(&item.node, writable, &self.core.options), ttl };
+                let (cookie, kind) = (item.cookie + 1, item.node.kind);
+                if each(DirEntry { ino, cookie, name: &item.name, kind, entry: Some(&entry) }) {
+                    self.core.known.forget(ino, 1);
                     handle.fits.store(taken + taken / 8 + 1, Ordering::Relaxed);
                     return Ok(());
                 }

@@ -76,6 +76,9 @@ impl Vfs {
         pin.bare.store(true, Ordering::Release);
         self.core.note_version(folder.ino(node.ino), &node);
         let attr = folder.attr(&node, true, &self.core.options);
+        if !open.write {
+            folder.source.let_go(&node.keg);
+        }
         let fh = self.core.add_file(FileHandle::new(pin, OpenMode { truncate: false, ..open }));
         let entry = Entry { attr, ttl: self.core.ttl_since(&folder, foreign) };
         Ok((entry, Opened { fh, keep_cache: false, direct: false }))
@@ -157,6 +160,8 @@ impl Vfs {
                 state.error = Some(error);
                 drop(state);
                 self.core.wake_keeper();
+            } else if state.is_clean() {
+                handle.pin.folder.source.let_go(&handle.pin.keg);
             }
         }
     }

@@ -113,16 +113,21 @@ pub(super) struct Shown {
     pub size: u64,
     pub mtime_ns: i64,
     pub changed_ns: i64,
+    /// Bytes of data that were written and that the source does not have yet.
+    data: u64,
 }
 
 impl Shown {
-    fn of(layer: &Layer) -> Self {
-        Self { size: layer.size, mtime_ns: layer.mtime_ns, changed_ns: layer.changed_ns }
+    fn of(state: &FileState) -> Option<Self> {
+        let layer = state.top()?;
+        let data = state.layers().map(Layer::data).sum();
+        Some(Self { size: layer.size, mtime_ns: layer.mtime_ns, changed_ns: layer.changed_ns, data })
     }
 
     /// Puts what is shown in the place of what the source says.
     pub(super) fn apply(&self, node: &mut Node) {
         node.size = self.size;
+        node.allocated = node.allocated.saturating_add(self.data).min(self.size);
         node.mtime_ns = self.mtime_ns;
         node.ctime_ns = node.ctime_ns.max(self.changed_ns);
     }
@@ -248,7 +253,7 @@ impl Table {
     pub(super) fn shown(&self, ino: Ino) -> Option<Shown> {
         let inode = self.get(ino)?;
         let state = inode.state.lock();
-        state.top().map(Shown::of)
+        Shown::of(&state)
     }
 
     /// [`Table::shown`] of all inodes.
@@ -256,8 +261,8 @@ impl Table {
         let mut shown = HashMap::new();
         for inode in self.all() {
             let state = inode.state.lock();
-            if let Some(layer) = state.top() {
-                shown.insert(inode.ino, Shown::of(layer));
+            if let Some(now) = Shown::of(&state) {
+                shown.insert(inode.ino, now);
             }
         }
         shown

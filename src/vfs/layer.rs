@@ -94,6 +94,11 @@ impl Layer {
         self.pieces.len()
     }
 
+    /// Bytes in all pieces that are not holes.
+    pub(super) fn data(&self) -> u64 {
+        self.pieces.values().filter(|piece| !matches!(piece.what, What::Hole)).map(|piece| piece.len).sum()
+    }
+
     /// Writes `data` at `offset`, extending the file where it ends beyond the length.
     pub(super) fn write(&mut self, mut offset: u64, mut data: &[u8], budget: &Arc<Budget>) {
         self.size = self.size.max(offset + data.len() as u64);

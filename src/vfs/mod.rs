@@ -56,7 +56,9 @@ pub use error::{ReadOnlyReason, VfsError};
 pub use keg_dir::{KegDir, KegFile, KegNode};
 pub use locks::{InTheWay, LockDone, LockRequest};
 pub use memory::{Faults, MemoryFolder};
-pub use source::{Agreed, FolderSource, LeaseNews, Listed, OnChange, ProbeDone, Progress, Slot, SourceChange};
+pub use source::{
+    Agreed, FolderSource, LeaseNews, Listed, ListedName, OnChange, ProbeDone, Progress, Slot, SourceChange,
+};
 pub use stores::Store;
 pub use types::{
     Allocate, Attr, Caller, DirEntry, Entry, Ino, Notifier, OpenMode, Opened, ReadDone, RenameMode, SetAttr, SetTime,

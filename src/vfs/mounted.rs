@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::format::{BlobId, DbId, KegId, NodeKind};
+use crate::format::{BlobId, DbId, KegId};
 use crate::keg::{Node, ROOT_INO};
 
 use super::keg_dir::Numbers;
@@ -166,7 +166,7 @@ impl Mounted {
             gid,
             rdev: node.rdev,
             size: node.size,
-            blocks: if node.kind == NodeKind::File { node.size.div_ceil(512) } else { 0 },
+            blocks: node.allocated.div_ceil(512),
             atime_ns: node.atime_ns,
             mtime_ns: node.mtime_ns,
             ctime_ns: node.ctime_ns,

@@ -99,6 +99,7 @@ impl Vfs {
         let (folder, local) = self.core.locate_writable(parent)?;
         self.core.made_known(&folder, || {
             let node = self.core.make(&folder, local, name, new, caller)?;
+            folder.source.let_go(&node.keg);
             Ok(Entry { attr: folder.attr(&node, true, &self.core.options), ttl: folder.ttl() })
         })
     }
@@ -330,6 +331,7 @@ impl Core {
             }
             state.unlinked = true;
         }
+        folder.source.let_go(&node.keg);
         self.settle(&inode);
         self.table.tidy(&inode);
         Ok(())

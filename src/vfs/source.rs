@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::format::{BlobId, DbId, DeviceId, Extent, KegId, LockSet, LockSpan, Op, OpKind, Role};
+use crate::format::{BlobId, DbId, DeviceId, Extent, KegId, LockSet, LockSpan, NodeKind, Op, OpKind, Role};
 use crate::keg::Node;
 
 use super::VfsError;
@@ -23,6 +23,19 @@ pub struct Listed {
     pub cookie: u64,
     /// What it names.
     pub node: Node,
+}
+
+/// One name of a directory, and no more of what it names than a listing needs.
+#[derive(Clone, Debug)]
+pub struct ListedName {
+    /// The name.
+    pub name: Vec<u8>,
+    /// As that of [`Listed`].
+    pub cookie: u64,
+    /// The folder's own inode number.
+    pub ino: u64,
+    /// What it is.
+    pub kind: NodeKind,
 }
 
 /// A place in the journal's order, held for a change of content whose bytes are still being sealed.
@@ -91,6 +104,12 @@ pub trait FolderSource: Send + Sync + 'static {
     fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<Node>, VfsError>;
     /// Names of a directory with cookies above `after`, ascending, at most `limit`.
     fn list(&self, directory: u64, after: u64, limit: usize) -> Result<Vec<Listed>, VfsError>;
+    /// The same without attributes: name, cookie, number and kind.
+    fn list_names(&self, directory: u64, after: u64, limit: usize) -> Result<Vec<ListedName>, VfsError> {
+        let names =
+            |one: Listed| ListedName { name: one.name, cookie: one.cookie, ino: one.node.ino, kind: one.node.kind };
+        Ok(self.list(directory, after, limit)?.into_iter().map(names).collect())
+    }
     /// The directory that a directory is in; the root is in itself.
     fn parent(&self, directory: u64) -> Result<u64, VfsError>;
     /// Extents that meet `[offset, offset + len)`, ascending; gaps are holes.
@@ -110,6 +129,9 @@ pub trait FolderSource: Send + Sync + 'static {
     fn head(&self) -> u64;
     /// Applies an operation of the local user and queues it, at the present base.
     fn submit(&self, kind: OpKind, at_ns: i64) -> Result<(), VfsError>;
+    /// A file that was just created is not going to get content from who created it. Until then, within reason, others do
+    /// not see it, so that they never find an empty file where one is being saved.
+    fn let_go(&self, _keg: &KegId) {}
     /// Takes the next place in the queue for a change of content of `keg`.
     fn reserve(&self, keg: &KegId) -> Result<Slot, VfsError>;
     /// Fills the place with the change, or gives it up. An error uses the place up, too.

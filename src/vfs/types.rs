@@ -39,7 +39,8 @@ pub struct Attr {
     pub rdev: u32,
     /// Length in bytes.
     pub size: u64,
-    /// 512-byte blocks, as if the file had no holes.
+    /// 512-byte blocks that are data rather than holes. Too many for a moment, but never more than the length, while data
+    /// is written over data.
     pub blocks: u64,
     /// Access time, as last set explicitly.
     pub atime_ns: i64,

@@ -7,6 +7,7 @@
 
 pub mod recorder;
 pub mod tree;
+pub mod watchdog;
 
 use std::fs;
 use std::io::Write;
