@@ -49,6 +49,8 @@ fn kind(what: &Happening) -> &'static str {
         Happening::Thawed => "thawed",
         Happening::InDoubt { .. } => "in_doubt",
         Happening::Altered { .. } => "altered",
+        Happening::FalseAccount { .. } => "false_account",
+        Happening::Stalled { .. } => "stalled",
         Happening::FalseCheckpoint { .. } => "false_checkpoint",
     }
 }
@@ -95,6 +97,10 @@ fn text(what: &Happening) -> String {
         Happening::FalseCheckpoint { name, seq, what, .. } => format!(
             "{name} has signed a false state of the folder for a new member (entry {seq}): {what}; it does not count; ask {name}, and consider kegfs member remove"
         ),
+        Happening::FalseAccount { what } => what.clone(),
+        Happening::Stalled { reason } => {
+            format!("the folder does not come up to date although the server is there: {reason}")
+        }
         Happening::Altered { blob } => format!(
             "the server sent altered content (blob {blob}); it was thrown away, and reading that part fails until the right one comes"
         ),

@@ -190,6 +190,20 @@ pub enum Happening {
         #[n(0)]
         epoch: u32,
     },
+    /// The server showed an account that cannot be; nothing of it was taken over.
+    #[n(17)]
+    FalseAccount {
+        /// In plain words.
+        #[n(0)]
+        what: String,
+    },
+    /// The server is there and does not give what following the folder needs.
+    #[n(18)]
+    Stalled {
+        /// What is missing, in plain words.
+        #[n(0)]
+        reason: String,
+    },
     /// The server sent something else than the content that was asked for; it was thrown away.
     #[n(15)]
     Altered {
@@ -239,6 +253,8 @@ impl Happening {
             | Self::FalseKey { .. }
             | Self::FalseCheckpoint { .. }
             | Self::InDoubt { .. }
+            | Self::FalseAccount { .. }
+            | Self::Stalled { .. }
             | Self::Altered { .. } => true,
             Self::Created
             | Self::Added { .. }

@@ -472,25 +472,25 @@ impl Folder {
         }
     }
 
-    /// Tells of altered content, once for each blob.
-    pub(super) fn note_altered(&self, blob: BlobId) {
-        self.note_with(Happening::Altered { blob }, Replica::note_once);
+    /// Adds a warning, unless the same was added before.
+    pub(super) fn note_once(&self, what: Happening) {
+        self.note_with(what, Replica::note_once);
     }
 
     /// Tells of an epoch of which this member was given another key than the log says.
     pub(super) fn note_false_key(&self, epoch: u32) {
-        self.note_with(Happening::FalseKey { epoch }, Replica::note_once);
+        self.note_once(Happening::FalseKey { epoch });
     }
 
     /// Tells of an epoch that cuts off from what is older who joins later. Once: every later key comes by here.
     pub(super) fn note_false_link(&self, epoch: u32) {
-        self.note_with(Happening::FalseLink { epoch }, Replica::note_once);
+        self.note_once(Happening::FalseLink { epoch });
     }
 
     /// Tells of members who are in doubt, once for each doubt.
     pub(super) fn note_doubts(&self) {
         for (account, name, why) in self.undecided() {
-            self.note_with(Happening::InDoubt { account, name, why }, Replica::note_once);
+            self.note_once(Happening::InDoubt { account, name, why });
         }
     }
 

@@ -26,7 +26,7 @@ use crate::format::{
 };
 use crate::keyring::{AccountLogs, Author, AuthorState, Identity, Position, db_id, new_epoch};
 use crate::remote::Remote;
-use crate::replica::{AccountStore, FolderRecord};
+use crate::replica::{AccountStore, FolderRecord, Happening};
 use crate::sys::clock;
 
 /// How long the calls that need the server take at most, where they name no deadline themselves.
@@ -119,9 +119,9 @@ impl Session {
         inner.sweep_departed()?;
         let weak = Arc::downgrade(&inner);
         inner.shared.hub.listen(Box::new(move |event| {
-            let (Event::CorruptBlob { db, blob }, Some(inner)) = (event, weak.upgrade()) else { return };
-            let (folder, blob) = (inner.folders.read().get(db).cloned(), *blob);
-            inner.shared.background.spawn_blocking(move || folder.map(|folder| folder.note_altered(blob)));
+            if let Some(inner) = weak.upgrade() {
+                inner.note_event(event);
+            }
         }));
         for record in inner.store.folders()? {
             inner.open_folder(record.db, None)?;
@@ -288,6 +288,33 @@ impl Drop for Session {
 }
 
 impl Inner {
+    /// Keeps in the folders' activity what the server was seen to do wrong. Called on any thread, and does not block.
+    fn note_event(&self, event: &Event) {
+        // Of a false account: in the folders that it is a member of.
+        let (folders, what, member) = match event {
+            Event::CorruptBlob { db, blob } => (self.folder_of(db), Happening::Altered { blob: *blob }, None),
+            Event::Stalled { db, reason } => (self.folder_of(db), Happening::Stalled { reason: reason.clone() }, None),
+            Event::FalseAccount { account, what } => {
+                (self.all(), Happening::FalseAccount { what: what.clone() }, Some(*account))
+            }
+            _ => return,
+        };
+        self.shared.background.spawn_blocking(move || {
+            let concerned = |folder: &Folder| {
+                member.is_none_or(|account| {
+                    folder.replica.standing().members.iter().any(|known| known.account == account)
+                })
+            };
+            for folder in folders.iter().filter(|folder| concerned(folder)) {
+                folder.note_once(what.clone());
+            }
+        });
+    }
+
+    fn folder_of(&self, db: &DbId) -> Vec<Arc<Folder>> {
+        self.folders.read().get(db).cloned().into_iter().collect()
+    }
+
     /// Opens a folder, prepares it if it is new, and starts its tasks.
     pub fn open_folder(self: &Arc<Self>, id: DbId, prepare: Option<Prepare<'_>>) -> Result<Arc<Folder>, SyncError> {
         let _one = self.opening.lock();
