@@ -2,10 +2,14 @@
 //!
 //! Must not do anything: parsing and the words of the help only.
 
+mod past;
+
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use past::{ConflictsCommand, HistoryArgs, RestoreArgs, TrashArgs};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -76,6 +80,15 @@ pub enum Command {
         /// Where to write the files; nothing there is replaced
         dir: Option<PathBuf>,
     },
+    /// Show the versions of a file or directory: when, who, what
+    History(HistoryArgs),
+    /// Lead a file, a directory or a whole folder back to what it was at a moment
+    Restore(RestoreArgs),
+    /// List the removed files of a folder, or bring one back
+    Trash(TrashArgs),
+    /// List or end the conflicts that two who changed the same thing have made
+    #[command(subcommand)]
+    Conflicts(ConflictsCommand),
     /// Mount a folder (or all folders, each as a directory) on an empty directory
     Mount(MountArgs),
     /// Unmount; waits until everything is on the server when that is reachable

@@ -4,6 +4,7 @@
 //! process answers its own. Must not know sockets, arguments or terminals.
 
 mod mounts;
+mod past;
 mod serving;
 mod trust;
 
@@ -112,6 +113,7 @@ impl Engine {
             Request::Thaw { folder, anew } => self.thaw(&folder, anew),
             Request::Access { folder, path } => self.unlocked.access(&folder, &path).map(Response::Access),
             Request::Activity { folder, after, seen } => self.activity(&folder, after, seen),
+            Request::Past(request) => self.past(request).map(Response::Past),
             Request::MemberList { folder } => self.unlocked.members(&folder).map(Response::Members),
         }
     }

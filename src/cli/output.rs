@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
-use super::control::{FolderInfo, FolderStatus, KeptInfo, MemberInfo, Pending, RecoveredFile, Status};
+use super::control::{ConflictLine, FolderInfo, FolderStatus, KeptInfo, MemberInfo, Pending, RecoveredFile, Status};
 use super::failure::{Code, Failure};
 
 /// Where and how to print.
@@ -171,6 +171,25 @@ fn time_left(end_ms: i64) -> String {
         _ => (seconds / 86_400, "days"),
     };
     format!("{count} {unit} left (until {})", clock_time(end_ms))
+}
+
+/// Conflicts as a table.
+pub fn conflicts(lines: &[ConflictLine]) -> String {
+    if lines.is_empty() {
+        return "no conflicts\n".to_owned();
+    }
+    let rows = lines.iter().map(|line| {
+        [
+            harmless(&line.folder),
+            clock_time(line.at_ms),
+            harmless(&line.author),
+            if line.directory { "directory".to_owned() } else { bytes(line.size) },
+            harmless(&line.path.shown()),
+            harmless(&line.original.shown()),
+        ]
+    });
+    let list = table(["FOLDER", "TIME", "BY", "SIZE", "PATH", "BESIDE"], rows);
+    format!("{list}end one: kegfs conflicts keep FOLDER/PATH, or discard\n")
 }
 
 /// What is kept, as a table.

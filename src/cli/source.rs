@@ -276,7 +276,8 @@ fn change(from: &replica::Change) -> Option<SourceChange> {
     }
 }
 
-fn told(error: &ReplicaError) -> VfsError {
+/// What the vfs calls a failure of the replica.
+pub(super) fn told(error: &ReplicaError) -> VfsError {
     match error {
         ReplicaError::DiskFull { .. } => VfsError::NoSpace,
         ReplicaError::Corrupt { .. } | ReplicaError::WrongKey { .. } => VfsError::corrupt(error),

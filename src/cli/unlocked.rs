@@ -339,6 +339,11 @@ impl Unlocked {
         }
     }
 
+    /// All folders that this device has.
+    pub(super) fn all_folders(&self) -> Vec<Arc<Folder>> {
+        self.session.folders()
+    }
+
     /// Waits for a folder that this device does not know (yet): perhaps somebody has added this account a moment ago.
     /// The log of a folder with a million files takes minutes; `waiting` is called every second meanwhile and answers
     /// `false` when nobody waits any more.
@@ -361,7 +366,11 @@ impl Unlocked {
         }
     }
 
-    fn folder(&self, which: &str) -> Result<Arc<Folder>, Failure> {
+    /// The folder with this name or id. One that is not known here is looked for at the server.
+    ///
+    /// # Errors
+    /// When there is none, or several.
+    pub(super) fn folder(&self, which: &str) -> Result<Arc<Folder>, Failure> {
         self.discover(which, &mut || true)?;
         self.session.folder(which).map_err(|error| match error {
             // It may be the one that has no name here yet.
@@ -370,7 +379,7 @@ impl Unlocked {
         })
     }
 
-    fn told(&self, error: SyncError) -> Failure {
+    pub(super) fn told(&self, error: SyncError) -> Failure {
         failure(&self.server, error)
     }
 }

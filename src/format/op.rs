@@ -324,6 +324,19 @@ pub enum OpKind {
         #[n(0)]
         name: String,
     },
+    /// Brings a removed keg back under a name. Does nothing to one that has a name.
+    #[n(15)]
+    Restore {
+        /// The keg.
+        #[n(0)]
+        keg: KegId,
+        /// The directory.
+        #[n(1)]
+        parent: KegId,
+        /// The name in it.
+        #[cbor(n(2), with = "minicbor::bytes")]
+        name: Vec<u8>,
+    },
 }
 
 /// The plaintext of a batch entry's body.
@@ -348,7 +361,7 @@ impl OpKind {
             | Self::RemoveXattr { .. }
             | Self::Content { .. }
             | Self::FolderName { .. } => 1,
-            Self::Revive { .. } => 2,
+            Self::Restore { .. } | Self::Revive { .. } => 2,
         }
     }
 }
@@ -386,6 +399,10 @@ impl Op {
                 }
             }
             OpKind::Link { name, .. } | OpKind::Unlink { name, .. } => name_ok(name),
+            OpKind::Restore { name, keg, .. } => match *keg {
+                KegId::ROOT => Err(FormatError::OutOfBounds("restore")),
+                _ => name_ok(name),
+            },
             OpKind::Rename { name, new_name, .. } => name_ok(name).and_then(|()| name_ok(new_name)),
             OpKind::SetAttr { mode, .. } if mode.is_some_and(|mode| mode > 0o7777) => {
                 Err(FormatError::OutOfBounds("mode"))

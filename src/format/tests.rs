@@ -140,6 +140,31 @@ fn operation_tags_and_optional_fields_are_frozen() {
     assert_eq!(lines.join("\n"), include_str!("vectors/ops.txt").trim());
 }
 
+/// Operations about the past, which suite 2 brought.
+fn past_ops() -> Vec<Op> {
+    let op = |kind| Op { base: 5, at_ns: 7, kind };
+    vec![op(OpKind::Restore { keg: KegId([7; 16]), parent: KegId::ROOT, name: b"a".to_vec() })]
+}
+
+#[test]
+fn operations_about_the_past_are_frozen() {
+    let lines: Vec<_> = past_ops().iter().map(|op| brief(&encode(op))).collect();
+    assert_eq!(lines.join("\n"), include_str!("vectors/ops-past.txt").trim());
+    assert!(past_ops().iter().all(|op| op.check().is_ok()));
+}
+
+#[test]
+fn restoring_the_root_or_under_no_name_is_refused() {
+    let bad = [
+        OpKind::Restore { keg: KegId::ROOT, parent: KegId::ROOT, name: b"a".to_vec() },
+        OpKind::Restore { keg: KegId([7; 16]), parent: KegId::ROOT, name: b"a/b".to_vec() },
+    ];
+    for kind in bad {
+        let op = Op { base: 0, at_ns: 0, kind };
+        assert!(op.check().is_err(), "{op:?}");
+    }
+}
+
 #[test]
 fn account_and_membership_layouts_are_frozen() {
     let create = |suite| brief(&encode(&AccountEntry { suite, ..account_create() }));

@@ -134,6 +134,7 @@ pub fn apply<S: Store>(store: &mut S, context: &Context, op: &Op) -> Result<Appl
             tree.store.set_folder_name(name)?;
             Ok(Applied::Done)
         }
+        OpKind::Restore { keg, parent, name } => tree.bring_back(keg, parent, name),
     }
 }
 
@@ -197,6 +198,25 @@ impl<S: Store> Tree<'_, S> {
         self.store.put_node(node)?;
         let cookie = self.store.allocate()?;
         self.place(parent, name, *keg, cookie, false)
+    }
+
+    fn bring_back(&mut self, keg: &KegId, parent: &KegId, name: &[u8]) -> Result<Applied, S::Error> {
+        if self.node(keg)?.is_none_or(|node| node.nlink > 0) {
+            return Ok(Applied::Nothing);
+        }
+        let Some(parent) = self.live_directory(parent)? else { return Ok(Applied::Nothing) };
+        let Some(mut node) = self.node(keg)? else { return Ok(Applied::Nothing) };
+        if node.nlink > 0 {
+            // The directory was last inside it, and has brought it back.
+            return Ok(Applied::Restored);
+        }
+        let directory = node.is_directory();
+        node.removed = None;
+        node.nlink = if directory { 2 } else { 1 };
+        node.ctime_ns = self.at_ns;
+        self.store.put_node(node)?;
+        let cookie = self.store.allocate()?;
+        self.place(parent, name, *keg, cookie, directory)
     }
 
     fn unlink(&mut self, keg: &KegId, parent: &KegId, name: &[u8]) -> Result<Applied, S::Error> {

@@ -12,6 +12,7 @@ mod node;
 mod store;
 
 pub use apply::{Applied, Context, apply};
+pub use conflict::conflict_name;
 pub use mem::MemStore;
 pub(crate) use mem::data_in;
 pub use node::{ContentVersion, Dentry, Node, Redirect, Removed, Stamp};

@@ -23,6 +23,7 @@ use super::types::{Change, Confirmed, StagedEntry, Standing};
 use super::{ReplicaError, activity, standing};
 use crate::format::{ChainHash, Head, KegId, SignedEntry, decode, encode};
 use crate::keg::{self, Applied, Context};
+use crate::sys::clock;
 
 /// The write-ahead log is emptied when it is longer than this.
 const WAL_BYTES: u64 = 8 * 1024 * 1024;
@@ -235,7 +236,12 @@ impl Shared {
         writer.run(|conn| {
             let envelope = &entry.envelope;
             let device = self.cache.devices.number(conn, &envelope.device)?;
-            let mut log = conn.prepare_cached("INSERT INTO log VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
+            // Never back, and not into the future: one wrong clock must not hide what comes after it.
+            let clock_ms = envelope.created_ms.min(clock::unix_nanos() / 1_000_000);
+            let mut log = conn.prepare_cached(
+                "INSERT INTO log VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7,
+                 max(?8, coalesce((SELECT clock_ms FROM log ORDER BY seq DESC LIMIT 1), ?8)))",
+            )?;
             log.execute(params![
                 entry.head.seq.cast_signed(),
                 entry.head.chain.as_bytes(),
@@ -243,7 +249,8 @@ impl Shared {
                 envelope.author.as_bytes(),
                 device,
                 entry.label,
-                envelope.created_ms
+                envelope.created_ms,
+                clock_ms
             ])?;
             let mut author = conn.prepare_cached("INSERT OR REPLACE INTO author VALUES (?1, ?2, ?3)")?;
             let row = params![envelope.device.as_bytes(), envelope.counter.cast_signed(), entry.hash.as_bytes()];

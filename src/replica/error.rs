@@ -91,6 +91,16 @@ pub enum ReplicaError {
     /// The deadline passed before the journal had everything.
     #[error("the journal was not written in time")]
     TimedOut,
+    /// That moment of the folder cannot be shown: it is before what this member may see, or yet to come.
+    #[error("version {seq} of the folder cannot be shown: there are versions {from} to {to} for you")]
+    NoSuchMoment {
+        /// The position asked for.
+        seq: u64,
+        /// The oldest position that can be shown.
+        from: u64,
+        /// The newest.
+        to: u64,
+    },
     /// The replica is closed.
     #[error("the folder is closed")]
     Closed,

@@ -5,12 +5,13 @@
 
 use std::collections::HashSet;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::ReplicaError;
 use super::base::{Base, Cache};
 use super::db::Db;
 use super::overlay::{OverNode, Overlay, Touched};
+use super::past::fork;
 use super::rows::{kind_number, usage};
 use crate::format::{DeviceId, Extent, KegId};
 use crate::keg::Redirect;
@@ -227,12 +228,16 @@ fn names(
 }
 
 fn remove_name(conn: &Connection, parent: u64, name: &[u8], seq: u64) -> rusqlite::Result<()> {
-    let key = params![int(parent), name, int(seq)];
-    let mut past = conn.prepare_cached(
-        "INSERT INTO dentry_past SELECT parent, name, child, cookie, wanted, placed_seq, placed_device, seq, ?3
-         FROM dentry WHERE parent = ?1 AND name = ?2 AND seq < ?3",
-    )?;
-    past.execute(key)?;
+    let mut since = conn.prepare_cached("SELECT seq FROM dentry WHERE parent = ?1 AND name = ?2")?;
+    let from: Option<i64> = since.query_row(params![int(parent), name], |row| row.get(0)).optional()?;
+    if let Some(from) = from.map(i64::cast_unsigned).filter(|from| *from < seq) {
+        let mut past = conn.prepare_cached(
+            "INSERT INTO dentry_past
+             SELECT parent, name, child, cookie, wanted, placed_seq, placed_device, seq, ?3, ?4
+             FROM dentry WHERE parent = ?1 AND name = ?2",
+        )?;
+        past.execute(params![int(parent), name, int(seq), int(fork(from, seq))])?;
+    }
     let mut gone = conn.prepare_cached("DELETE FROM dentry WHERE parent = ?1 AND name = ?2")?;
     gone.execute(params![int(parent), name]).map(|_| ())
 }

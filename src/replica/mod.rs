@@ -29,14 +29,17 @@ mod import;
 mod journal;
 mod layer;
 mod overlay;
+mod past;
 mod pool;
 #[allow(clippy::module_inception)]
 mod replica;
+mod restore;
 mod rows;
 mod schema;
 mod sequenced;
 mod standing;
 mod state;
+mod story;
 mod types;
 mod view;
 
@@ -45,7 +48,10 @@ pub use activity::{Activity, Happening};
 pub use error::ReplicaError;
 pub use export::{Compared, Comparison};
 pub use import::{CheckpointRow, CheckpointVerdict, Import, Origin};
+pub use past::Past;
 pub use replica::{Replica, Submitted};
+pub use restore::{Later, PlannedStep, RestorePlan, Step};
+pub use story::{ConflictName, Moment, NameSpan, RemovedNode};
 pub use types::{
     Change, Confirmed, DirEntry, LogLine, MemberInfo, NameEntry, NameOf, OpenParams, Pending, PendingCounts, Slot,
     StagedEntry, Standing, Xattr,
@@ -56,6 +62,10 @@ pub use view::View;
 mod checkpoint_tests;
 #[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod past_tests;
+#[cfg(test)]
+mod restore_tests;
 #[cfg(test)]
 mod test_support;
 #[cfg(test)]

@@ -48,7 +48,8 @@ pub(super) fn operation(&(what, kegs, names, numbers): &Any, fresh: &mut u32, kn
     let [first, second, third] = kegs.map(pick);
     let [name, new_name] = names.map(|name| vec![b'a' + name % 4]);
     let [a, b] = numbers;
-    match what % 12 {
+    match what % 13 {
+        12 => OpKind::Restore { keg: first, parent: second, name },
         0..=2 => {
             *fresh += 1;
             let kind = [NodeKind::File, NodeKind::Directory, NodeKind::File][usize::from(what % 3)];

@@ -48,6 +48,28 @@ impl Pool {
         body(&self.readers[turn].lock())
     }
 
+    /// How many steps of the database's machine `body` takes. It runs alone.
+    #[cfg(test)]
+    #[allow(clippy::unwrap_used)]
+    pub(super) fn steps(&self, body: impl FnOnce()) -> u64 {
+        use std::sync::Arc;
+        use std::sync::atomic::AtomicU64;
+        let steps = Arc::new(AtomicU64::new(0));
+        for db in &self.readers {
+            let steps = Arc::clone(&steps);
+            let count = move || {
+                steps.fetch_add(1, Ordering::Relaxed);
+                false
+            };
+            db.lock().conn.progress_handler(1, Some(count)).unwrap();
+        }
+        body();
+        for db in &self.readers {
+            db.lock().conn.progress_handler(0, None::<fn() -> bool>).unwrap();
+        }
+        steps.load(Ordering::Relaxed)
+    }
+
     /// Moves all of them to the newest commit. The caller holds the state's write lock, so none is in use.
     pub(super) fn advance(&self) -> Result<(), ReplicaError> {
         for db in &self.readers {

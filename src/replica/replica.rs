@@ -17,6 +17,7 @@ use super::flush::{put_meta, write_node};
 use super::journal::{Journal, Signal};
 use super::layer::{Adopt, Fresh};
 use super::overlay::OverNode;
+use super::past::Listings;
 use super::pool::Pool;
 use super::state::{Place, Queue, State, Tools};
 use super::types::{Change, OpenParams, Pending, PendingCounts, Slot, StagedEntry, Standing};
@@ -67,6 +68,8 @@ pub(super) struct Shared {
     pub(super) journal: Journal,
     pub(super) signal: Signal,
     pub(super) staged: Mutex<BTreeMap<u64, StagedEntry>>,
+    /// Directories of past moments that are being listed.
+    pub(super) listings: Mutex<Listings>,
     on_change: RwLock<Option<OnChange>>,
     on_journal: RwLock<Option<OnJournal>>,
     /// Held from opening to closing, whoever still refers to the replica then.
@@ -131,6 +134,7 @@ impl Replica {
             journal,
             signal: Signal::default(),
             staged: Mutex::new(staged),
+            listings: Mutex::default(),
             on_change: RwLock::new(None),
             on_journal: RwLock::new(None),
             file_lock: Mutex::new(Some(lock)),
@@ -495,7 +499,7 @@ impl Shared {
         if self.state.read().closed { Err(ReplicaError::Closed) } else { Ok(()) }
     }
 
-    fn journal_works(&self) -> Result<(), ReplicaError> {
+    pub(super) fn journal_works(&self) -> Result<(), ReplicaError> {
         if self.signal.failing.load(Ordering::Acquire)
             && let Some(error) = &self.signal.shared.lock().error
         {

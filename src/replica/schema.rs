@@ -6,7 +6,7 @@
 
 /// The steps that lead to the layout of `state.db`; its number (`PRAGMA user_version`) is how many were taken. A step
 /// that was released is never changed.
-pub(super) const STATE: &[&str] = &[STATE_1, STATE_ACTIVITY, STATE_CHECKPOINT, STATE_ALLOCATED];
+pub(super) const STATE: &[&str] = &[STATE_1, STATE_ACTIVITY, STATE_CHECKPOINT, STATE_ALLOCATED, STATE_PAST];
 
 /// The tables.
 pub(super) const STATE_1: &str = "
@@ -108,6 +108,31 @@ ALTER TABLE node ADD COLUMN allocated INTEGER NOT NULL DEFAULT 0;
 UPDATE node SET allocated = coalesce((SELECT sum(len) FROM extent WHERE extent.ino = node.ino), 0) WHERE kind = 0;
 ALTER TABLE node_past ADD COLUMN allocated INTEGER NOT NULL DEFAULT 0;
 UPDATE node_past SET allocated = size WHERE kind = 0;
+";
+
+/// Reading the past at a cost that does not grow with it.
+///
+/// *Names of a directory at one moment.* Of the superseded names of a directory those that were valid at a moment are
+/// found by a relational interval tree (Kriegel, Pötke, Seidl, VLDB 2000): every row is registered at its *fork*, the
+/// number in `[from_seq, to_seq - 1]` that the highest power of two divides; a moment asks the forks above it, one for
+/// each bit of a number, from the one side by `from_seq` and from the other by `to_seq`. See `past.rs`.
+///
+/// `clock_ms`: the time of an entry, made non-decreasing: the largest so far.
+const STATE_PAST: &str = "
+ALTER TABLE dentry_past ADD COLUMN fork INTEGER NOT NULL DEFAULT 0;
+WITH RECURSIVE bit(k) AS (SELECT 0 UNION ALL SELECT k + 1 FROM bit WHERE k < 61)
+UPDATE dentry_past SET fork = (
+  SELECT ((to_seq - 1) >> k) << k FROM bit WHERE ((to_seq - 1) >> k) << k >= max(from_seq, 1) ORDER BY k DESC LIMIT 1);
+CREATE INDEX dentry_past_from ON dentry_past (parent, fork, from_seq);
+CREATE INDEX dentry_past_to ON dentry_past (parent, fork, to_seq);
+CREATE INDEX dentry_past_child ON dentry_past (child, from_seq);
+CREATE INDEX dentry_since ON dentry (parent, seq);
+CREATE INDEX dentry_conflict ON dentry (parent, name) WHERE wanted IS NOT NULL;
+CREATE INDEX node_removed ON node (removed_seq) WHERE removed_seq IS NOT NULL;
+ALTER TABLE log ADD COLUMN clock_ms INTEGER NOT NULL DEFAULT 0;
+UPDATE log SET clock_ms = clock.latest
+  FROM (SELECT seq, max(created_ms) OVER (ORDER BY seq) AS latest FROM log) AS clock WHERE clock.seq = log.seq;
+CREATE INDEX log_clock ON log (clock_ms, seq);
 ";
 
 /// As [`STATE`], of `journal.db`.

@@ -61,7 +61,7 @@ pub(super) async fn seal(
 }
 
 /// Where the epoch began under which an entry is sealed now.
-fn position_horizon(verified: &Verified) -> u64 {
+pub(super) fn position_horizon(verified: &Verified) -> u64 {
     verified.state.epochs().last().map_or(0, |epoch| epoch.seq)
 }
 

@@ -104,7 +104,7 @@ impl Carrier<'_> {
                 self.revive(op, parent)?;
                 self.put(op.clone());
             }
-            OpKind::Link { keg, parent, .. } => {
+            OpKind::Link { keg, parent, .. } | OpKind::Restore { keg, parent, .. } => {
                 self.revive(op, parent)?;
                 self.revive(op, keg)?;
                 self.put(op.clone());
@@ -128,9 +128,10 @@ impl Carrier<'_> {
             None => false,
         };
         let placed = |op: &Op| match &op.kind {
-            OpKind::Create { keg: made, .. } | OpKind::Link { keg: made, .. } | OpKind::Rename { keg: made, .. } => {
-                made == keg
-            }
+            OpKind::Create { keg: made, .. }
+            | OpKind::Link { keg: made, .. }
+            | OpKind::Restore { keg: made, .. }
+            | OpKind::Rename { keg: made, .. } => made == keg,
             _ => false,
         };
         Ok(there || self.ops.iter().any(placed))

@@ -189,6 +189,12 @@ impl Folder {
         self.id
     }
 
+    /// Where the current epoch began: what was removed before it is not there for those who came with it. Not to be called
+    /// from async code.
+    pub fn horizon(&self) -> u64 {
+        super::append::position_horizon(&self.verified.blocking_lock())
+    }
+
     /// This device.
     pub fn device(&self) -> DeviceId {
         self.device

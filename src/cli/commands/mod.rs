@@ -7,6 +7,7 @@ mod folder;
 mod log;
 mod member;
 mod mount;
+mod past;
 mod recover;
 mod state;
 mod verify;
@@ -46,6 +47,10 @@ pub fn run(command: Command, profile: &Profile, global: &Global, output: Output)
         Command::Member(MemberCommand::List { folder }) => member::list(folder, &mut backend, output),
         Command::Recover { name: Some(name), dir: Some(dir) } => recover::open(name, &dir, &mut backend, output),
         Command::Recover { .. } => recover::list(&mut backend, output),
+        Command::History(args) => past::history(args, &mut backend, output),
+        Command::Restore(args) => past::restore(args, &mut backend, output),
+        Command::Trash(args) => past::trash(args, &mut backend, output),
+        Command::Conflicts(command) => past::conflicts(command, &mut backend, output),
         Command::Mount(args) => mount::mount(args, &backend, output),
         Command::Unmount(args) => mount::unmount(&args, &backend, output),
         Command::Lock(args) => mount::lock(&args, &backend, output),

@@ -4,11 +4,13 @@
 //! each side checks the other's user id.
 
 mod client;
+mod past;
 mod protocol;
 mod server;
 mod trust;
 
 pub use client::Client;
+pub use past::{Bytes, ConflictLine, HistoryLine, PastRequest, PastResponse, Place, RestoreStep, Restored, TrashLine};
 pub use protocol::{
     ActivityInfo, FolderInfo, FolderStatus, HistoryWanted, KeptInfo, LockLine, MemberInfo, MountInfo, MountSettings,
     Pending, RecoveredFile, Reply, Request, Response, Status,

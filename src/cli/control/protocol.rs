@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::past::{PastRequest, PastResponse};
 use super::trust::{AccessInfo, ComparisonInfo, ContactInfo, EvidenceInfo};
 use crate::cli::failure::Failure;
 
@@ -160,6 +161,8 @@ pub enum Request {
         /// And the warnings are seen.
         seen: bool,
     },
+    /// The past, or conflicts.
+    Past(PastRequest),
 }
 
 /// How to mount.
@@ -269,6 +272,8 @@ pub enum Response {
     Access(AccessInfo),
     /// Of `Activity`.
     Activity(Vec<ActivityInfo>),
+    /// Of `Past`.
+    Past(PastResponse),
     /// Of `KeptList`.
     Kept(Vec<KeptInfo>),
     /// Of `Recover`.

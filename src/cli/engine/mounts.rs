@@ -3,6 +3,7 @@
 //! Must not lose what was written: a mount is first flushed, then unmounted, then wiped; where
 //! flushing fails the mount stays, with what it holds.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -184,6 +185,30 @@ impl Mounts {
     /// Shows or hides a folder in the mounts of all folders.
     pub fn show(&self, change: &FolderChange) {
         self.table.folder_changed(&self.unlocked, change);
+    }
+
+    /// The folder's id and the path from its root, for a path below one of the mounts.
+    pub fn locate(&self, path: &Path) -> Option<(String, PathBuf)> {
+        let entries = self.table.entries.lock().clone();
+        // As the kernel knows the mountpoint; the file itself may be gone.
+        let resolved = path.ancestors().find_map(|above| {
+            let rest = path.strip_prefix(above).ok()?;
+            fuse::resolve(above).ok().map(|above| above.join(rest))
+        });
+        for entry in entries {
+            let below = [Some(path), resolved.as_deref()].into_iter().flatten();
+            let Some(rest) = below.filter_map(|path| path.strip_prefix(&entry.dir).ok()).next() else { continue };
+            if let Some(folder) = &entry.folder {
+                return Some((folder.clone(), rest.to_owned()));
+            }
+            let mut parts = rest.components();
+            let first = parts.next()?;
+            let root = entry.vfs.lookup(ROOT, first.as_os_str().as_bytes()).ok()?.attr.ino;
+            let folder =
+                entry.roots.lock().iter().find(|(_, known)| *known == root).map(|(folder, _)| folder.clone())?;
+            return Some((folder, parts.as_path().to_owned()));
+        }
+        None
     }
 
     /// Brings what is in memory into the journal, of all mounts.

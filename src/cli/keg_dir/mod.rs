@@ -4,20 +4,27 @@
 //! server: looking at a file never waits for the network.
 
 mod activity;
+mod at;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use self::activity::ActivityFile;
-use super::{describe, output};
+use self::at::At;
+use super::{conflicts, describe, output};
 use crate::sync::Folder;
 use crate::sys::clock;
 use crate::vfs::{KegDir, KegFile, KegNode, NodeKind, VfsError};
 
 /// Names in `.keg`, as listed.
-const NAMES: &[(&str, NodeKind)] =
-    &[("status", NodeKind::File), ("members", NodeKind::File), ("activity", NodeKind::File)];
+const NAMES: &[(&str, NodeKind)] = &[
+    ("status", NodeKind::File),
+    ("members", NodeKind::File),
+    ("activity", NodeKind::File),
+    ("conflicts", NodeKind::File),
+    ("at", NodeKind::Directory),
+];
 
 /// The `.keg` of a folder.
 pub fn of(folder: &Arc<Folder>) -> Arc<dyn KegDir> {
@@ -38,6 +45,8 @@ impl KegDir for Root {
         Ok(match name {
             b"status" => page(|folder| output::folder_page(&describe::folder_status(folder))),
             b"members" => page(|folder| output::members(&describe::members(folder))),
+            b"conflicts" => page(conflicts_page),
+            b"at" => Some(KegNode::Directory(Arc::new(At { folder: Arc::clone(&self.folder) }))),
             b"activity" => Some(KegNode::File(self.activity.clone())),
             _ => None,
         })
@@ -49,6 +58,14 @@ impl KegDir for Root {
 
     fn modified_ns(&self) -> i64 {
         clock::unix_nanos()
+    }
+}
+
+/// What conflicts have set aside, as `kegfs conflicts list` shows it.
+fn conflicts_page(folder: &Arc<Folder>) -> String {
+    match conflicts::of(folder) {
+        Ok(found) => output::conflicts(&found.into_iter().map(|(_, line)| line).collect::<Vec<_>>()),
+        Err(error) => format!("the conflicts cannot be read: {error}\n"),
     }
 }
 

@@ -1,0 +1,162 @@
+//! A folder's past: what happened to a file, going back to a moment, the trash.
+//!
+//! Must not know arguments or terminals.
+
+mod conflicts;
+mod history;
+mod places;
+mod trash;
+
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+
+use super::super::control::{PastRequest, PastResponse, RestoreStep, Restored};
+use super::super::failure::{Code, Failure};
+use super::super::when::{self, When};
+use super::Engine;
+use crate::format::KegId;
+use crate::replica::{Later, PlannedStep, ReplicaError, RestorePlan, Step};
+use crate::sync::{Folder, SyncError};
+use crate::sys::{clock, random};
+
+impl Engine {
+    /// Does what `request` asks.
+    ///
+    /// # Errors
+    /// What to tell whoever asked.
+    pub(super) fn past(&self, request: PastRequest) -> Result<PastResponse, Failure> {
+        match request {
+            PastRequest::History { place, limit } => {
+                let (folder, path) = self.place(&place)?;
+                history::of(self, &folder, &path, limit).map(PastResponse::History)
+            }
+            PastRequest::Restore { place, at, dry_run, remove_later } => {
+                let (folder, path) = self.place(&place)?;
+                let later = if remove_later { Later::Remove } else { Later::Keep };
+                self.restore(&folder, &path, &at, later, dry_run).map(PastResponse::Restored)
+            }
+            PastRequest::Trash { folder, limit } => {
+                let folder = self.unlocked.folder(&folder)?;
+                trash::list(self, &folder, limit).map(PastResponse::Trash)
+            }
+            PastRequest::TrashRestore { folder, name, new_name } => {
+                let folder = self.unlocked.folder(&folder)?;
+                trash::restore(self, &folder, &name, new_name.as_ref()).map(PastResponse::Restored)
+            }
+            PastRequest::Conflicts { folder } => conflicts::list(self, folder.as_deref()).map(PastResponse::Conflicts),
+            PastRequest::ConflictKeep { place } => {
+                let (folder, path) = self.place(&place)?;
+                conflicts::keep(self, &folder, &path).map(PastResponse::ConflictEnded)
+            }
+            PastRequest::ConflictDiscard { place } => {
+                let (folder, path) = self.place(&place)?;
+                conflicts::discard(self, &folder, &path).map(PastResponse::ConflictEnded)
+            }
+        }
+    }
+
+    fn restore(
+        &self,
+        folder: &Arc<Folder>,
+        path: &[Vec<u8>],
+        at: &str,
+        later: Later,
+        dry_run: bool,
+    ) -> Result<Restored, Failure> {
+        self.mounts.flush_all()?;
+        let seq = moment(folder, at)?;
+        let past = folder.replica.at(seq).map_err(|error| self.read_failed(error))?;
+        let plan = folder
+            .replica
+            .plan_restore(&past, path, later, folder.horizon(), clock::unix_nanos(), &fresh_keg)
+            .map_err(|error| self.read_failed(error))?;
+        let plan = plan.ok_or_else(|| {
+            Failure::new(
+                Code::Failure,
+                format!(
+                    "{} was not there at {at}; `kegfs history` shows which versions there are",
+                    String::from_utf8_lossy(&path.join(&b'/'))
+                ),
+            )
+        })?;
+        self.carry_out(folder, plan, past.seq(), dry_run)
+    }
+
+    /// Does what a plan says, if it may and is to be done.
+    fn carry_out(&self, folder: &Arc<Folder>, plan: RestorePlan, seq: u64, dry_run: bool) -> Result<Restored, Failure> {
+        let undo = when::version(folder.replica.head().seq);
+        if !dry_run && !plan.ops.is_empty() {
+            must_write(folder)?;
+            folder.replica.submit_all(plan.ops, clock::unix_nanos()).map_err(|error| self.read_failed(error))?;
+            folder.replica.flush(true).map_err(|error| self.read_failed(error))?;
+        }
+        let at_ms = folder.replica.time_of(seq).map_err(|error| self.read_failed(error))?;
+        let steps = plan.steps.into_iter().map(step).collect();
+        Ok(Restored { version: when::version(seq), at_ms, dry_run, steps, kept_later: plan.kept_later, undo })
+    }
+
+    fn read_failed(&self, error: ReplicaError) -> Failure {
+        match error {
+            ReplicaError::NoSuchMoment { .. } => Failure::new(Code::Failure, error.to_string()),
+            other => self.unlocked.told(SyncError::from(other)),
+        }
+    }
+}
+
+/// The position of the log that `at` means.
+fn moment(folder: &Folder, at: &str) -> Result<u64, Failure> {
+    let now_ms = clock::unix_nanos() / 1_000_000;
+    let parsed = when::parse(at, now_ms, &TimeZone::system());
+    let parsed = parsed
+        .ok_or_else(|| Failure::new(Code::Usage, format!("{at} is no moment; give for example {}", when::ACCEPTED)))?;
+    match parsed {
+        When::Version(seq) => Ok(seq),
+        When::Time(time_ms) => {
+            folder.replica.seq_at(time_ms).map_err(|error| Failure::new(Code::Failure, error.to_string()))?.ok_or_else(
+                || {
+                    Failure::new(
+                        Code::Failure,
+                        format!("{} is younger than that, as far as it is known here", folder.name()),
+                    )
+                },
+            )
+        }
+    }
+}
+
+fn must_write(folder: &Folder) -> Result<(), Failure> {
+    if folder.writable() {
+        return Ok(());
+    }
+    let why = match (folder.frozen(), folder.role()) {
+        (Some(reason), _) => format!("{} is frozen: {reason}", folder.name()),
+        (None, Some(_)) => {
+            format!("you may read {} and not change it; ask an owner or admin for the role editor", folder.name())
+        }
+        (None, None) => format!("you are no member of {} any more", folder.name()),
+    };
+    Err(Failure::new(Code::Refused, why))
+}
+
+fn fresh_keg() -> KegId {
+    loop {
+        let keg = KegId(random::array());
+        if keg != KegId::ROOT {
+            return keg;
+        }
+    }
+}
+
+fn step(planned: PlannedStep) -> RestoreStep {
+    let step = match planned.step {
+        Step::BroughtBack => "brought back",
+        Step::MovedBack => "moved back",
+        Step::MadeAnew => "made anew",
+        Step::Content => "content",
+        Step::Attributes => "attributes",
+        Step::Aside => "moved aside",
+        Step::Removed => "removed",
+    };
+    RestoreStep { step: step.to_owned(), path: planned.path.into(), size: planned.size }
+}

@@ -1,0 +1,11 @@
+//! Stories about the past of a folder: looking at it, going back to it, letting go of it; and about conflicts.
+
+mod common;
+mod sync_support;
+
+#[path = "past_stories/at.rs"]
+mod at;
+#[path = "past_stories/conflicts.rs"]
+mod conflicts;
+#[path = "past_stories/mounts.rs"]
+mod mounts;
