@@ -119,5 +119,5 @@ fn kernel(process: &str, thread: i32) -> String {
 /// A storm's length: a few seconds in the suite, `KEGFS_STORM_SECONDS` where it is set.
 pub fn storm_time() -> Duration {
     let seconds = std::env::var("KEGFS_STORM_SECONDS").ok().map(|text| text.parse().expect("a number of seconds"));
-    Duration::from_secs(seconds.unwrap_or(4))
+    Duration::from_secs(seconds.unwrap_or(3))
 }

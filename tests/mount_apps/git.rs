@@ -32,7 +32,7 @@ fn clean(repository: &Path) {
 
 #[test]
 fn a_repository_lives_in_a_mount() {
-    let files = sized(300, 10_000);
+    let files = sized(150, 10_000);
     let mut team = Team::new();
     let (alice, bob) = team.mount();
     let repository = alice.join("project");

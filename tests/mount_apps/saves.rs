@@ -130,7 +130,7 @@ enum Way {
 
 /// Saves many versions at one member's while the other reads.
 fn observed(who: &str, save: Save, way: Way) {
-    let versions = sized(40, 400);
+    let versions = sized(25, 400);
     let mut team = Team::new();
     let (alice, bob) = team.mount();
     let name = "report.odt";

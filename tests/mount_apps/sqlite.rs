@@ -37,7 +37,7 @@ fn writer(database: &Path, who: &str, count: usize) -> Child {
 }
 
 fn two_processes(mode: &str) {
-    let each = sized(150, 50_000);
+    let each = sized(60, 50_000);
     let mut team = Team::new();
     let (alice, bob) = team.mount();
     let database = alice.join("ledger.db");
