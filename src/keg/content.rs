@@ -86,22 +86,27 @@ impl<S: Store> Tree<'_, S> {
         if let Some(cut) = change.truncate
             && cut < node.size
         {
-            node.allocated -= self.store.clear_range(&node.keg, cut, u64::MAX)?;
+            node.allocated = node.allocated.saturating_sub(self.store.clear_range(&node.keg, cut, u64::MAX)?);
             node.size = cut;
         }
         for hole in change.holes {
-            node.allocated -= self.store.clear_range(&node.keg, hole.offset, hole.offset + hole.len)?;
+            node.allocated = node.allocated.saturating_sub(self.store.clear_range(
+                &node.keg,
+                hole.offset,
+                hole.offset + hole.len,
+            )?);
         }
         for extent in change.extents {
             if extent.offset < node.size {
-                node.allocated -= self.store.clear_range(&node.keg, extent.offset, extent.end())?;
+                node.allocated =
+                    node.allocated.saturating_sub(self.store.clear_range(&node.keg, extent.offset, extent.end())?);
             }
             self.store.put_extent(&node.keg, extent)?;
             node.allocated += u64::from(extent.len);
         }
         let end = change.extents.last().map_or(node.size, |last| last.end().max(node.size));
         if change.size < end {
-            node.allocated -= self.store.clear_range(&node.keg, change.size, u64::MAX)?;
+            node.allocated = node.allocated.saturating_sub(self.store.clear_range(&node.keg, change.size, u64::MAX)?);
         }
         node.size = change.size;
         node.mtime_ns = change.mtime_ns;
