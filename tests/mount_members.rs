@@ -6,6 +6,8 @@
 mod common;
 #[path = "sync_support/hoard.rs"]
 mod hoard;
+#[path = "mount_members/joining.rs"]
+mod joining;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;

@@ -45,3 +45,15 @@ pub const TOKEN_MS: i64 = 12 * 3_600_000;
 /// Seconds between two keep-alive comments of an event stream. A client that has heard nothing for three of them
 /// opens another.
 pub const KEEP_ALIVE_SECS: u64 = 10;
+
+/// How long a mailbox keeps a letter, milliseconds: people walk from one machine to the other.
+pub const MAILBOX_MS: i64 = 15 * 60_000;
+
+/// Bytes of a new device's letter: its public keys and name.
+pub const MAILBOX_REQUEST_MAX_BYTES: usize = 4 * 1024;
+
+/// Bytes of the answer: the heads of some 2,500 folders.
+pub const MAILBOX_ANSWER_MAX_BYTES: usize = REQUEST_MAX_BYTES;
+
+/// The longest time for which an admission lasts, milliseconds: 90 days.
+pub const ADMISSION_MAX_MS: i64 = 90 * 24 * 3_600_000;

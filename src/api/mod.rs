@@ -8,6 +8,7 @@ mod account;
 mod db;
 mod error;
 mod events;
+mod joining;
 pub mod limits;
 mod lock;
 pub mod routes;
@@ -19,6 +20,7 @@ pub use account::{
 pub use db::{AppendEntry, Appended, BlobIds, CreateDb, CreatedDb, DbHead, DbList, Entries, MemberBox};
 pub use error::{ApiError, Detail, ErrorCode};
 pub use events::{EVENT_HEAD, EVENT_READY, HeadEvent};
+pub use joining::{Admit, Admitted, Letter, Redeem, Redeeming, Redemptions, RevocationRequest, Side};
 pub use lock::{
     EVENT_LOCK, LockAnswer, LockAsk, LockCall, LockEvent, LockGrant, LockHolder, LockResult, LockWant, LockedFile,
     WantResult,

@@ -1,6 +1,7 @@
 //! Paths of the interface: the patterns that the server matches and the functions that fill them.
 
-use crate::format::{AccountId, BlobId, DbId};
+use super::Side;
+use crate::format::{AccountId, BlobId, DbId, MailboxId};
 
 /// `POST` [`Register`](super::Register) → [`Registered`](super::Registered). Without a token.
 pub const REGISTER: &str = "/v1/register";
@@ -27,6 +28,15 @@ pub const BLOB: &str = "/v1/dbs/{db}/blobs/{blob}";
 pub const LOCKS: &str = "/v1/dbs/{db}/locks";
 /// `GET` → server-sent events of the caller ([`HeadEvent`](super::HeadEvent), [`LockEvent`](super::LockEvent)).
 pub const EVENTS: &str = "/v1/events";
+/// `PUT` and `GET` [`Letter`](super::Letter). Without a token, but for putting an answer.
+pub const MAILBOX: &str = "/v1/mailboxes/{mailbox}/{side}";
+/// `POST` [`Admit`](super::Admit) → [`Admitted`](super::Admitted).
+pub const ADMISSIONS: &str = "/v1/admissions";
+/// `POST` [`Redeem`](super::Redeem) → [`Redeeming`](super::Redeeming), by who is no member yet; `GET` →
+/// [`Redemptions`](super::Redemptions), by who administers the folder.
+pub const REDEMPTIONS: &str = "/v1/dbs/{db}/redemptions";
+/// `POST` [`RevocationRequest`](super::RevocationRequest) → [`AccountEntries`](super::AccountEntries). Without a token.
+pub const REVOCATION: &str = "/v1/login/revocation";
 /// `GET` → 200 when the server and its stores work. Without a token.
 pub const HEALTHZ: &str = "/healthz";
 
@@ -84,6 +94,16 @@ pub fn blob_range(db: &DbId, blob: &BlobId, offset: u64, len: u64) -> String {
     format!("/v1/dbs/{db}/blobs/{blob}?{OFFSET}={offset}&{LEN}={len}")
 }
 
+/// Path of one side of a mailbox.
+pub fn mailbox(mailbox: &MailboxId, side: Side) -> String {
+    format!("/v1/mailboxes/{mailbox}/{}", side.name())
+}
+
+/// Path of a folder's waiting redemptions.
+pub fn redemptions(db: &DbId) -> String {
+    format!("/v1/dbs/{db}/redemptions")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,7 +121,11 @@ mod tests {
             ("db", db.to_string()),
             ("blob", id.to_string()),
             ("seq", "7".to_owned()),
+            ("mailbox", MailboxId([3; 32]).to_string()),
+            ("side", "answer".to_owned()),
         ];
+        assert_eq!(mailbox(&MailboxId([3; 32]), Side::Answer), filled(MAILBOX, &values));
+        assert_eq!(redemptions(&db), filled(REDEMPTIONS, &values));
         assert_eq!(account_log(&account), filled(ACCOUNT_LOG, &values));
         assert_eq!(entries(&db), filled(ENTRIES, &values));
         assert_eq!(member_box(&db, 7), filled(BOX, &values));

@@ -2,6 +2,7 @@
 //!
 //! Must not do anything: parsing and the words of the help only.
 
+mod joining;
 mod past;
 
 use std::os::fd::RawFd;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use joining::{AcceptArgs, AccountJoin, AccountRecover, AccountRecovery, DeviceCommand, InviteArgs, ServerArgs};
 pub use past::{ConflictsCommand, HistoryArgs, RestoreArgs, TrashArgs};
 
 const AFTER_HELP: &str = "\
@@ -67,6 +69,13 @@ pub enum Command {
     /// Add, remove or list the members of a folder, or change what they may do
     #[command(subcommand)]
     Member(MemberCommand),
+    /// The devices of your account: add, list, revoke, rename
+    #[command(subcommand)]
+    Device(DeviceCommand),
+    /// Make a link with which somebody becomes a member of a folder, also without an account
+    Invite(InviteArgs),
+    /// Use such a link
+    Accept(AcceptArgs),
     /// Change a folder's key: what is written from then on is under a new one
     Rotate {
         /// Name or id of the folder
@@ -122,6 +131,12 @@ pub enum Command {
 pub enum AccountCommand {
     /// Create an account on a server; this profile becomes its first device
     Create(AccountCreate),
+    /// Make this profile a further device of your account: shows a code to type on a device that you have
+    Join(AccountJoin),
+    /// Make a recovery phrase: 24 words on paper that bring the account back when all devices are lost
+    Recovery(AccountRecovery),
+    /// Make this profile a device of your account with the recovery phrase
+    Recover(AccountRecover),
     /// Show the account of this profile; the id is what others need to add you to a folder
     Show,
 }
@@ -129,9 +144,9 @@ pub enum AccountCommand {
 /// `kegfs account create`
 #[derive(Debug, Clone, Args)]
 pub struct AccountCreate {
-    /// Address of the server, for example `https://kegs.example.com`
-    #[arg(long, value_name = "URL")]
-    pub server: String,
+    /// Where to create it
+    #[command(flatten)]
+    pub server: ServerArgs,
     /// Your name, as other members see it
     #[arg(long)]
     pub name: String,
@@ -141,9 +156,6 @@ pub struct AccountCreate {
     /// Invite code of the server
     #[arg(long, value_name = "CODE")]
     pub invite: String,
-    /// Trust this certificate (PEM) for the server, besides the system's authorities
-    #[arg(long, value_name = "FILE")]
-    pub server_cert: Option<PathBuf>,
 }
 
 /// `kegfs folder …`

@@ -33,6 +33,16 @@ impl<'a> Backend<'a> {
         Self { profile, global, own: None }
     }
 
+    /// Goes on with an account that this command has just made, without asking for its passphrase again.
+    ///
+    /// # Errors
+    /// Why the profile cannot be opened.
+    pub fn unlocked(&mut self, config: Config, identity: Identity) -> Result<(), Failure> {
+        let lock = self.profile.lock(PATIENCE)?;
+        self.own = Some((Engine::open(self.profile, config, identity)?, lock));
+        Ok(())
+    }
+
     /// Has `request` done by whoever can.
     ///
     /// # Errors

@@ -98,6 +98,8 @@ pub fn run(profile: &Profile) -> Result<(), Failure> {
         }
     };
     let serving = Serving::new(engine.clone());
+    let revoked = serving.clone();
+    engine.on_revoked(Box::new(move || revoked.ask_to_end()));
     let begun = watch_signals(serving.clone())
         .and_then(|()| server.serve(serving.clone()))
         .map_err(|error| Failure::new(Code::Failure, format!("the background process cannot serve: {error}")));

@@ -98,6 +98,8 @@ impl Engine {
             Request::FolderTransfer { folder, member, step_down } => {
                 self.unlocked.transfer(&folder, &member, step_down).map(Response::MemberChanged)
             }
+            Request::Device(request) => self.unlocked.device(request).map(Response::Device),
+            Request::Invite(request) => self.unlocked.invite(request).map(Response::Invite),
             Request::Rotate { folder } => {
                 let (folder, epoch) = self.unlocked.rotate(&folder)?;
                 Ok(Response::Rotated { folder, epoch })
@@ -128,6 +130,11 @@ impl Engine {
         !self.mounts.is_empty()
     }
 
+    /// Calls `lock` when another device of the account has revoked this one.
+    pub fn on_revoked(&self, lock: Box<dyn Fn() + Send + Sync>) {
+        self.unlocked.on_revoked(lock);
+    }
+
     /// Unmounts everything, by force where it must, and flushes: the process is about to end.
     pub fn end(&self) {
         if let Err(failure) = self.mounts.unmount_all(false) {
@@ -149,6 +156,8 @@ impl Engine {
             folders,
             // What is damaged is told by `kegfs recover`.
             kept: self.unlocked.kept().unwrap_or_default(),
+            // A revoked device locks itself before anybody asks.
+            revoked: None,
         }
     }
 

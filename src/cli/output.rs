@@ -55,6 +55,11 @@ impl Output {
             .map_err(|error| Failure::new(Code::Failure, format!("standard output cannot be written to: {error}")))
     }
 
+    /// Printing for programs.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
     /// A remark for people, on standard error.
     pub fn remark(&self, text: &str) {
         if !self.json {

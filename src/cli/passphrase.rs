@@ -4,7 +4,7 @@
 //! print it anywhere.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read, Write};
 use std::os::fd::RawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -54,6 +54,34 @@ pub fn new(global: &Global) -> Result<Passphrase, Failure> {
         ));
     }
     Ok(chosen)
+}
+
+/// Another secret than the passphrase, from a file, a descriptor, or a prompt that does not show it.
+///
+/// # Errors
+/// As [`existing`].
+pub fn secret(file: Option<PathBuf>, descriptor: Option<RawFd>, text: &str) -> Result<Passphrase, Failure> {
+    match file.map(Source::File).or_else(|| descriptor.map(Source::Descriptor)) {
+        Some(given) => given.read(),
+        None => prompt(text),
+    }
+}
+
+/// A line that somebody types or a program writes, shown as it is typed.
+///
+/// # Errors
+/// When standard input cannot be read, or ends before.
+pub fn ask_line(text: &str) -> Result<Zeroizing<String>, Failure> {
+    eprint!("{text}");
+    let _ = io::stderr().flush();
+    let mut line = Zeroizing::new(String::with_capacity(1 << 15));
+    match io::stdin().lock().take(1 << 15).read_line(&mut line) {
+        Ok(0) => {
+            Err(Failure::new(Code::Usage, "an answer is needed and there is nobody to ask: standard input is closed"))
+        }
+        Ok(_) => Ok(line),
+        Err(error) => Err(Failure::new(Code::Usage, format!("standard input cannot be read: {error}"))),
+    }
 }
 
 enum Source {

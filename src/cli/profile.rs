@@ -94,6 +94,19 @@ impl Profile {
         self.dir.join("daemon.log")
     }
 
+    /// Keeps for `kegfs status` that this device was revoked. Nothing depends on the file.
+    pub fn note_revoked(&self, what: &str) {
+        let path = self.dir.join("revoked");
+        if let Err(error) = files::write_atomic(&path, what.as_bytes(), 0o600) {
+            tracing::warn!(%error, "that this device was revoked could not be noted");
+        }
+    }
+
+    /// What [`Self::note_revoked`] has kept.
+    pub fn revoked(&self) -> Option<String> {
+        fs::read_to_string(self.dir.join("revoked")).ok()
+    }
+
     /// Makes the directory, readable by its owner only.
     ///
     /// # Errors

@@ -14,11 +14,14 @@ use super::failure::{Code, Failure};
 use super::profile::{Config, Profile};
 use super::{describe, locks, source};
 use crate::blobs::LocalError;
+use crate::crypto::words::Phrase;
 use crate::format::{AccountId, Role};
 use crate::keyring::Identity;
 use crate::remote::{HttpOptions, HttpRemote, Remote, RemoteError};
 use crate::replica::ReplicaError;
-use crate::sync::{self, Event, Folder, History, KeptWork, NewAccount, Session, SessionPaths, SyncError};
+use crate::sync::{
+    self, Event, Folder, History, Joined, Joining, KeptWork, NewAccount, Session, SessionPaths, SyncError,
+};
 use crate::sys::threads;
 use crate::vfs::FolderSource;
 
@@ -38,7 +41,7 @@ pub type Shown = (FolderInfo, Arc<dyn FolderSource>);
 
 /// One unlocked account.
 pub struct Unlocked {
-    session: Arc<Session>,
+    pub(super) session: Arc<Session>,
     server: String,
 }
 
@@ -56,7 +59,17 @@ impl Unlocked {
             folders: profile.dir().join("folders"),
             cache_bytes: sync::DEFAULT_CACHE_BYTES,
         };
-        let session = Session::open(&paths, identity, remote).map_err(told)?;
+        let opened = Session::open(&paths, identity, remote);
+        if let Err(error @ SyncError::DeviceRevoked { .. }) = &opened {
+            profile.note_revoked(&error.to_string());
+        }
+        let session = opened.map_err(told)?;
+        let noted = profile.clone();
+        session.on_event(move |event| {
+            if let Event::DeviceRevoked { name } = event {
+                noted.note_revoked(&SyncError::DeviceRevoked { name: name.clone() }.to_string());
+            }
+        });
         Ok(Self { session, server })
     }
 
@@ -310,12 +323,29 @@ impl Unlocked {
         self.session.on_leaving(move |db| listener(&db.to_string()));
     }
 
+    /// Calls `lock` when this device was revoked, from a background thread; at once where it happened already.
+    pub fn on_revoked(&self, lock: Box<dyn Fn() + Send + Sync>) {
+        let lock = Arc::new(lock);
+        let later = Arc::clone(&lock);
+        self.session.on_event(move |event| {
+            if matches!(event, Event::DeviceRevoked { .. }) {
+                later();
+            }
+        });
+        if self.session.is_revoked() {
+            lock();
+        }
+    }
+
     /// Calls `listener` when folders come, from background threads.
     pub fn on_folder_change(&self, listener: Box<dyn Fn(&FolderChange) + Send + Sync>) {
         self.session.on_event(move |event| match event {
             Event::FolderJoined { db, .. } => listener(&FolderChange::Joined(db.to_string())),
             Event::RoleChanged { db, role: Some(_) } => listener(&FolderChange::Joined(db.to_string())),
             Event::RoleChanged { role: None, .. }
+            | Event::DeviceRevoked { .. }
+            | Event::FalseRedemption { .. }
+            | Event::InviteUsed { .. }
             | Event::RotationDue { .. }
             | Event::Departed { .. }
             | Event::LockBroken { .. }
@@ -403,6 +433,38 @@ pub fn register(config: &Config, invite: &str, account: &NewAccount) -> Result<(
     account.register(&remote, invite).map_err(told)
 }
 
+/// A new device called `name` that waits under a code.
+///
+/// # Errors
+/// The server cannot be reached; a name that cannot be used.
+pub fn begin_joining(config: &Config, name: &str) -> Result<Joining, Failure> {
+    Joining::begin(&options(config), name).map_err(|error| failure(&config.server, error))
+}
+
+/// Waits until it was let in.
+///
+/// # Errors
+/// Nobody typed the code in time; the server was caught.
+pub fn end_joining(config: &Config, joining: Joining, within: Duration) -> Result<Joined, Failure> {
+    joining.wait(within).map_err(|error| failure(&config.server, error))
+}
+
+/// A new device by the recovery phrase.
+///
+/// # Errors
+/// A wrong phrase; the server.
+pub fn recover_account(config: &Config, account: AccountId, phrase: &Phrase, name: &str) -> Result<Joined, Failure> {
+    sync::recover_account(&options(config), account, phrase, name).map_err(|error| failure(&config.server, error))
+}
+
+/// Writes what a new device was told to the profile.
+///
+/// # Errors
+/// Those of the files.
+pub fn keep_joined(config: &Config, joined: &Joined, profile: &Profile) -> Result<(), Failure> {
+    joined.keep(profile.dir()).map_err(|error| failure(&config.server, error))
+}
+
 /// A role as commands and JSON call it.
 pub fn role_name(role: Role) -> &'static str {
     match role {
@@ -415,7 +477,11 @@ pub fn role_name(role: Role) -> &'static str {
     }
 }
 
-fn role_of(name: &str) -> Result<Role, Failure> {
+/// The role of that name.
+///
+/// # Errors
+/// [`Code::Usage`] where there is none.
+pub fn role_of(name: &str) -> Result<Role, Failure> {
     use Role::{Admin, Editor, GuestEditor, GuestViewer, Owner, Viewer};
     let roles = [GuestViewer, GuestEditor, Viewer, Editor, Admin, Owner];
     roles.into_iter().find(|role| role_name(*role) == name).ok_or_else(|| {
@@ -456,7 +522,14 @@ fn failure(server: &str, error: SyncError) -> Failure {
         | SyncError::PastGone(_)
         | SyncError::Incomparable
         | SyncError::Refused(_)
-        | SyncError::NoSuchAccount(_) => Code::Refused,
+        | SyncError::NoSuchAccount(_)
+        | SyncError::DeviceRevoked { .. }
+        | SyncError::DeviceNameTaken(_)
+        | SyncError::ThisDevice
+        | SyncError::NoDeviceWaits
+        | SyncError::HasRecovery
+        | SyncError::WrongPhrase
+        | SyncError::BadInvite(_) => Code::Refused,
         SyncError::NoSuchContact(_)
         | SyncError::BadName(_)
         | SyncError::BadLabel(_)
@@ -469,6 +542,8 @@ fn failure(server: &str, error: SyncError) -> Failure {
         SyncError::NoSuchFolder(_)
         | SyncError::NoSuchFile(_)
         | SyncError::AmbiguousFolder { .. }
+        | SyncError::NoSuchDevice(_)
+        | SyncError::AmbiguousDevice { .. }
         | SyncError::Io { .. }
         | SyncError::AwaitingState
         | SyncError::AddedOnly { .. }

@@ -94,6 +94,28 @@ labels! {
     /// User key seed of one generation → key that seals the seed of the generation before.
     KEY_USER_PREVIOUS = "user key previous generation";
 
+    // --- joining: devices, recovery phrases, invites ---
+    /// Stretched code of a new device → root of the keys of its mailbox.
+    CODE_ROOT = "device code root";
+    /// Root of a device code → id of the mailbox. Public.
+    CODE_MAILBOX = "device code mailbox";
+    /// Root of a device code → key of the new device's letter.
+    KEY_CODE_REQUEST = "device code request key";
+    /// Root of a device code, hash of the request → key of the answer.
+    KEY_CODE_ANSWER = "device code answer key";
+    /// The new device's letter, as it lies in the mailbox → what the answer is bound to.
+    HASH_CODE_REQUEST = "hash device code request";
+    /// Recovery phrase → seed of its signing key.
+    KEY_RECOVERY_SIGN = "recovery phrase signing seed";
+    /// Recovery phrase → seed of its X-Wing key.
+    KEY_RECOVERY_KEM = "recovery phrase kem seed";
+    /// Secret of an invite → seed of its signing key.
+    KEY_INVITE_SIGN = "invite signing seed";
+    /// Secret of an invite → admission code to the server.
+    KEY_INVITE_ADMISSION = "invite admission code";
+    /// What a link says → its checksum, against links that were cut off. Public.
+    HASH_INVITE_LINK = "invite link checksum";
+
     // --- keys of the local profile ---
     /// Keystore root → database key of a replica.
     KEY_REPLICA = "profile replica database key";

@@ -24,6 +24,7 @@ pub mod padme;
 pub mod password;
 pub mod sign;
 pub mod verified;
+pub mod words;
 pub mod xchacha;
 
 pub use error::CryptoError;

@@ -160,6 +160,21 @@ fn header(wrapped: &[u8]) -> Result<(Params, [u8; SALT]), CryptoError> {
 }
 
 fn wrap_key(passphrase: &[u8], salt: &[u8; SALT], params: Params) -> Result<Key, CryptoError> {
+    Ok(kdf::derive(labels::PASSWORD_WRAP, &[&argon2id(passphrase, salt, params)?[..]]))
+}
+
+/// The root key of a short code that two devices share for some minutes: Argon2id at [`Params::DEFAULT`] with a constant
+/// salt, since both must come to the same key from the code alone. What a table over all codes would cost is in the
+/// documentation of [`words`](super::words).
+///
+/// # Errors
+/// [`CryptoError::OutOfMemory`].
+pub fn code_root(code: &[u8]) -> Result<Key, CryptoError> {
+    let salt = kdf::hash(labels::CODE_ROOT, &[b"salt"]);
+    Ok(kdf::derive(labels::CODE_ROOT, &[&argon2id(code, &salt, Params::DEFAULT)?[..]]))
+}
+
+fn argon2id(passphrase: &[u8], salt: &[u8; SALT], params: Params) -> Result<Zeroizing<[u8; 32]>, CryptoError> {
     let Params { memory_kib, passes, lanes } = params;
     let mut hash = Zeroizing::new([0; 32]);
     let cost = argon2::Params::new(memory_kib, passes, lanes, Some(hash.len()))
@@ -168,7 +183,7 @@ fn wrap_key(passphrase: &[u8], salt: &[u8; SALT], params: Params) -> Result<Key,
     Argon2::new(Algorithm::Argon2id, Version::V0x13, cost)
         .hash_password_into(passphrase, salt, &mut hash[..])
         .map_err(|_| CryptoError::OutOfMemory { memory_kib })?;
-    Ok(kdf::derive(labels::PASSWORD_WRAP, &[&hash[..]]))
+    Ok(hash)
 }
 
 #[cfg(test)]

@@ -87,6 +87,27 @@ pub enum AccountChange {
         #[n(1)]
         user_key: UserKeyPublic,
     },
+    /// Another name for a device of the account (suite 2).
+    #[n(3)]
+    RenameDevice {
+        /// The device, which is valid.
+        #[n(0)]
+        device: DeviceId,
+        /// Name for people, at most [`LABEL_MAX_BYTES`].
+        #[n(1)]
+        name: String,
+    },
+    /// A recovery phrase (suite 2): a device whose keys follow from words on paper. It speaks for the account in the
+    /// account's own log only, and there does nothing but add a device.
+    #[n(4)]
+    AddRecovery {
+        /// Its keys.
+        #[n(0)]
+        device: DeviceKeys,
+        /// The current generation's seed, boxed to it.
+        #[n(1)]
+        seed_box: UserKeyBox,
+    },
     /// What the account's devices tell each other of whom the user knows.
     #[n(6)]
     Contacts {
@@ -104,7 +125,7 @@ impl AccountChange {
     pub fn since(&self) -> u16 {
         match self {
             Self::Create { .. } | Self::AddDevice { .. } | Self::RevokeDevice { .. } => 1,
-            Self::Contacts { .. } => 2,
+            Self::RenameDevice { .. } | Self::AddRecovery { .. } | Self::Contacts { .. } => 2,
         }
     }
 }
@@ -147,7 +168,7 @@ impl AccountEntry {
                 check_device(device)?;
                 check_user_key(user_key)?;
             }
-            AccountChange::AddDevice { device, seed_box } => {
+            AccountChange::AddDevice { device, seed_box } | AccountChange::AddRecovery { device, seed_box } => {
                 check_device(device)?;
                 check_box(seed_box)?;
             }
@@ -157,12 +178,17 @@ impl AccountEntry {
                     return Err(FormatError::OutOfBounds("contacts"));
                 }
             }
+            AccountChange::RenameDevice { name, .. } => check_label(name)?,
         }
         Ok(entry)
     }
 }
 
-fn check_label(label: &str) -> Result<(), FormatError> {
+/// Checks a name for people: 1 to [`LABEL_MAX_BYTES`] bytes without control characters and `/`.
+///
+/// # Errors
+/// [`FormatError::OutOfBounds`].
+pub fn check_label(label: &str) -> Result<(), FormatError> {
     let printable = !label.chars().any(char::is_control);
     if label.is_empty() || label.len() > LABEL_MAX_BYTES || !printable || label.contains('/') {
         return Err(FormatError::OutOfBounds("display name"));

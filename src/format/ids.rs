@@ -104,6 +104,16 @@ id!(
     LockToken, 16
 );
 
+id!(
+    /// An invite: the Ed25519 public key that follows from the secret in its link.
+    InviteKey, 32
+);
+
+id!(
+    /// A mailbox of the server, through which two devices that share a code find each other. Follows from the code.
+    MailboxId, 32
+);
+
 impl KegId {
     /// The root directory of every folder.
     pub const ROOT: Self = Self::ZERO;

@@ -47,3 +47,5 @@ pub const CONTACTS_MAX: usize = 64;
 /// Bytes of such an entry's sealed contacts: as many with the longest names and reasons, padded. Everybody who knows the
 /// account fetches them.
 pub const CONTACTS_MAX_BYTES: usize = 32 * 1024;
+/// Open invites of one folder.
+pub const INVITES_MAX: usize = 1024;

@@ -3,7 +3,7 @@
 use minicbor::{Decode, Encode};
 
 use super::limits::{BOX_MAX_BYTES, MEMBERS_MAX};
-use super::{AccountId, FormatError, Head, check_suite, decode};
+use super::{AccountId, FormatError, Head, InviteKey, check_suite, decode};
 
 /// What a member may do. Ordered: a higher role may do all that a lower one may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
@@ -33,6 +33,15 @@ impl Role {
     /// May sign batches.
     pub fn writes(self) -> bool {
         matches!(self, Self::GuestEditor | Self::Editor | Self::Admin | Self::Owner)
+    }
+
+    /// May give and take the role `target`: an owner every one, an admin those below admin.
+    pub fn manages(self, target: Self) -> bool {
+        match self {
+            Self::Owner => true,
+            Self::Admin => target < Self::Admin,
+            _ => false,
+        }
     }
 
     /// May sign membership changes of members below itself, and holds full history.
@@ -133,6 +142,67 @@ pub enum MembershipChange {
         #[cbor(n(5), with = "minicbor::bytes")]
         epochs: Vec<u8>,
     },
+    /// Whoever holds the private half of `key` may become a member, once (suite 2).
+    #[n(7)]
+    Invite {
+        /// Public key that follows from the secret in the link.
+        #[n(0)]
+        key: InviteKey,
+        /// As what.
+        #[n(1)]
+        role: Role,
+        /// Until when, milliseconds since 1970 UTC.
+        #[n(2)]
+        ends_ms: i64,
+        /// Guests: end of membership, milliseconds since 1970 UTC.
+        #[n(3)]
+        expires_ms: Option<i64>,
+    },
+    /// The invite opens nothing any more (suite 2).
+    #[n(8)]
+    CancelInvite {
+        /// Which.
+        #[n(0)]
+        key: InviteKey,
+    },
+    /// A new member, who has proven to hold an invite; the invite is used up (suite 2). Role and expiry are those of the
+    /// invite.
+    #[n(9)]
+    Redeem {
+        /// Which invite.
+        #[n(0)]
+        key: InviteKey,
+        /// Who.
+        #[n(1)]
+        account: AccountId,
+        /// Head of the newcomer's account log that the newcomer signed and the author verified.
+        #[n(2)]
+        account_head: Head,
+        /// Signature by `key` over folder, account and head ([`Redemption`]).
+        #[cbor(n(3), with = "minicbor::bytes")]
+        proof: [u8; 64],
+        /// The newcomer's box for the current epoch, when the entry starts no new one.
+        #[n(4)]
+        grant: Option<BoxGrant>,
+    },
+}
+
+/// What the holder of an invite signs with the invite's key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Redemption {
+    /// The folder.
+    #[n(0)]
+    pub db: super::DbId,
+    /// The invite.
+    #[n(1)]
+    pub key: InviteKey,
+    /// Who wants to be a member.
+    #[n(2)]
+    pub account: AccountId,
+    /// Head of the account's log.
+    #[n(3)]
+    pub account_head: Head,
 }
 
 impl MembershipChange {
@@ -145,7 +215,7 @@ impl MembershipChange {
             | Self::SetRole { .. }
             | Self::Rotate
             | Self::AccountSync { .. } => 1,
-            Self::AddSince { .. } => 2,
+            Self::AddSince { .. } | Self::Invite { .. } | Self::CancelInvite { .. } | Self::Redeem { .. } => 2,
         }
     }
 }

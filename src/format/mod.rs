@@ -17,14 +17,16 @@ mod name;
 mod op;
 mod suite;
 
-pub use account::{AccountChange, AccountEntry, DeviceKeys, SignedAccountEntry, UserKeyBox, UserKeyPublic};
+pub use account::{
+    AccountChange, AccountEntry, DeviceKeys, SignedAccountEntry, UserKeyBox, UserKeyPublic, check_label,
+};
 pub use cbor::{FormatError, decode, encode};
 pub use checkpoint::{Checkpoint, CheckpointState, Record, WrittenStamp};
 pub use contact::{Contact, ContactBook, Trust};
 pub use entry::{BlobRef, EntryKind, Envelope, Head, SignedEntry};
-pub use ids::{AccountId, BlobId, ChainHash, DbId, DeviceId, EntryHash, KegId, LockToken};
+pub use ids::{AccountId, BlobId, ChainHash, DbId, DeviceId, EntryHash, InviteKey, KegId, LockToken, MailboxId};
 pub use lock::{LOCK_END, LockSet, LockSpace, LockSpan};
-pub use membership::{BoxGrant, KeyBox, Membership, MembershipChange, NewEpoch, Role};
+pub use membership::{BoxGrant, KeyBox, Membership, MembershipChange, NewEpoch, Redemption, Role};
 pub use name::{NameError, check_name, check_symlink_target, check_xattr_name};
 pub use op::{Batch, Extent, NodeKind, Op, OpKind, Range};
 use suite::check_suite;

@@ -197,6 +197,40 @@ fn an_indefinite_length_or_a_trailing_byte_is_not_canonical() {
     assert_eq!(decode::<Range>(&[0x83, 0x01, 0x02, 0x03]), Err(FormatError::NotCanonical));
 }
 
+/// What suite 2 brought for devices and invites.
+#[test]
+fn layouts_of_devices_and_invites_are_frozen() {
+    let (key, account, account_head) = (InviteKey([0x1e; 32]), AccountId([0xaa; 32]), head(3));
+    let seed_box = UserKeyBox { device: DeviceId([0xde; 32]), sealed: vec![8; 4] };
+    let accounts = [
+        AccountChange::RenameDevice { device: DeviceId([0xde; 32]), name: "tablet".to_owned() },
+        AccountChange::AddRecovery { device: device(), seed_box },
+    ];
+    let grant = Some(BoxGrant { epoch: 4, leaf: [9; 32] });
+    let memberships = [
+        MembershipChange::Invite { key, role: Role::Viewer, ends_ms: 1_795_446_240_000, expires_ms: None },
+        MembershipChange::CancelInvite { key },
+        MembershipChange::Redeem { key, account, account_head, proof: [0x99; 64], grant },
+    ];
+    let redemption = Redemption { db: DbId([0xdb; 32]), key, account, account_head };
+    let mut lines: Vec<String> = accounts.iter().map(|change| brief(&encode(change))).collect();
+    lines.extend(memberships.iter().map(|change| brief(&encode(change))));
+    lines.push(brief(&encode(&redemption)));
+    assert_eq!(lines.join("\n"), include_str!("vectors/joining.txt").trim());
+    // A reader of suite 1 never meets them.
+    for change in accounts {
+        assert_eq!(change.since(), 2);
+        let bytes = encode(&AccountEntry { suite: 1, change, ..account_create() });
+        assert_eq!(AccountEntry::decode(&bytes), Err(FormatError::NotInSuite(1)));
+    }
+    for change in memberships {
+        assert_eq!(change.since(), 2);
+        let bytes = encode(&Membership { change, new_epoch: None });
+        assert_eq!(Membership::decode(&bytes, 1), Err(FormatError::NotInSuite(1)));
+        assert!(Membership::decode(&bytes, 2).is_ok());
+    }
+}
+
 #[test]
 fn a_huge_declared_length_costs_nothing() {
     // A byte string and an array that say 2^62 elements follow.

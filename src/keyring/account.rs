@@ -45,6 +45,22 @@ pub struct Device {
     pub added_seq: u64,
     /// Position of the entry that revoked it.
     pub revoked_seq: Option<u64>,
+    /// Made of a recovery phrase: it adds a device to the account and does nothing else.
+    pub recovery: bool,
+    /// Earlier names, each with the position of the entry that ended it, oldest first.
+    former_names: Vec<(u64, String)>,
+}
+
+impl Device {
+    fn new(keys: DeviceKeys, added_seq: u64) -> Self {
+        Self { keys, added_seq, revoked_seq: None, recovery: false, former_names: Vec::new() }
+    }
+
+    /// Its name when the log's head was at `seq`.
+    pub fn name_at(&self, seq: u64) -> &str {
+        let former = self.former_names.iter().find(|(until, _)| seq < *until);
+        former.map_or(&self.keys.name, |(_, name)| name)
+    }
 }
 
 /// A verified account log.
@@ -112,7 +128,7 @@ impl AccountLog {
             return Err(AccountError::NotAllowed);
         }
         let hash = account_entry_hash(signed);
-        let devices = BTreeMap::from([(entry.device, Device { keys: device, added_seq: 1, revoked_seq: None })]);
+        let devices = BTreeMap::from([(entry.device, Device::new(device, 1))]);
         Ok(Self {
             id: AccountId(hash.0),
             name,
@@ -139,9 +155,14 @@ impl AccountLog {
             .filter(|device| device.revoked_seq.is_none())
             .ok_or(AccountError::NotSigned)?;
         check_signature(signed, &signer.keys)?;
+        // Words that somebody found open the account, by adding a device that everybody sees; they do nothing unseen.
+        if signer.recovery && !matches!(entry.change, AccountChange::AddDevice { .. }) {
+            return Err(AccountError::NotAllowed);
+        }
+        let recovery = matches!(entry.change, AccountChange::AddRecovery { .. });
         match entry.change {
             AccountChange::Create { .. } => return Err(AccountError::NotAllowed),
-            AccountChange::AddDevice { device, seed_box } => {
+            AccountChange::AddDevice { device, seed_box } | AccountChange::AddRecovery { device, seed_box } => {
                 check_keys(&device)?;
                 let id = device_id(&device);
                 let fresh = !self.devices.contains_key(&id) && self.devices.len() < limits::DEVICES_MAX;
@@ -153,7 +174,7 @@ impl AccountLog {
                     current.boxes.push(seed_box);
                     current.boxes.sort_by_key(|sealed| sealed.device);
                 }
-                self.devices.insert(id, Device { keys: device, added_seq: entry.seq, revoked_seq: None });
+                self.devices.insert(id, Device { recovery, ..Device::new(device, entry.seq) });
             }
             // To the current generation: a device that was revoked is told nothing.
             AccountChange::Contacts { generation, .. } => {
@@ -178,6 +199,12 @@ impl AccountLog {
                     device.revoked_seq = Some(entry.seq);
                 }
             }
+            AccountChange::RenameDevice { device, name } => {
+                let device = self.devices.get_mut(&device).filter(|device| device.revoked_seq.is_none());
+                let device = device.ok_or(AccountError::NotAllowed)?;
+                let before = std::mem::replace(&mut device.keys.name, name);
+                device.former_names.push((entry.seq, before));
+            }
         }
         self.suite = entry.suite;
         self.chains.push(chain(head.chain, account_entry_hash(signed)));
@@ -201,8 +228,13 @@ impl AccountLog {
 
     /// `head` was the head of this log at some time.
     pub fn has_head(&self, head: Head) -> bool {
-        let index = head.seq.checked_sub(1).and_then(|index| usize::try_from(index).ok());
-        index.and_then(|index| self.chains.get(index)) == Some(&head.chain)
+        self.head_at(head.seq) == Some(head)
+    }
+
+    /// The head of this log when it had `seq` entries.
+    pub fn head_at(&self, seq: u64) -> Option<Head> {
+        let index = usize::try_from(seq.checked_sub(1)?).ok()?;
+        self.chains.get(index).map(|chain| Head { seq, chain: *chain })
     }
 
     /// A device, revoked ones included.
@@ -221,8 +253,13 @@ impl AccountLog {
         self.devices.get(id).is_some_and(valid)
     }
 
+    /// [`Self::device_valid_at`], and the device may sign entries of folders: a recovery phrase never does.
+    pub fn may_write_at(&self, id: &DeviceId, seq: u64) -> bool {
+        self.device_valid_at(id, seq) && self.devices.get(id).is_some_and(|device| !device.recovery)
+    }
+
     /// A device was revoked by an entry after position `after`, up to `upto`.
-    pub(super) fn revokes_between(&self, after: u64, upto: u64) -> bool {
+    pub fn revokes_between(&self, after: u64, upto: u64) -> bool {
         self.devices.values().filter_map(|device| device.revoked_seq).any(|seq| after < seq && seq <= upto)
     }
 
@@ -244,10 +281,16 @@ impl AccountLog {
         kdf::hash(labels::HASH_ACCOUNT_KEYS, &parts)
     }
 
-    /// `alice's laptop`: how conflict names and messages call a device.
+    /// `alice's laptop`: how messages call a device now.
     pub fn label(&self, device: &DeviceId) -> String {
+        self.label_at(device, u64::MAX)
+    }
+
+    /// The same when the log's head was at `seq`: what an entry that names this head is labelled with, for everybody and
+    /// for ever. Conflict names come from it.
+    pub fn label_at(&self, device: &DeviceId, seq: u64) -> String {
         match self.devices.get(device) {
-            Some(device) => format!("{}'s {}", self.name, device.keys.name),
+            Some(device) => format!("{}'s {}", self.name, device.name_at(seq)),
             None => self.name.clone(),
         }
     }
@@ -290,10 +333,43 @@ impl AccountLog {
         device: DeviceKeys,
         seed: &UserKeySeed,
     ) -> Result<SignedAccountEntry, AccountError> {
+        let seed_box = self.seed_box_for(&device, seed)?;
+        self.next(now_ms, by, AccountChange::AddDevice { device, seed_box })
+    }
+
+    /// The entry by which `by` makes a recovery phrase a device of this account.
+    ///
+    /// # Errors
+    /// What [`Self::extend`] would say about the entry.
+    pub fn add_recovery(
+        &self,
+        now_ms: i64,
+        by: &DeviceSecrets,
+        device: DeviceKeys,
+        seed: &UserKeySeed,
+    ) -> Result<SignedAccountEntry, AccountError> {
+        let seed_box = self.seed_box_for(&device, seed)?;
+        self.next(now_ms, by, AccountChange::AddRecovery { device, seed_box })
+    }
+
+    /// The entry by which `by` gives a device of this account another name.
+    ///
+    /// # Errors
+    /// What [`Self::extend`] would say about the entry.
+    pub fn rename_device(
+        &self,
+        now_ms: i64,
+        by: &DeviceSecrets,
+        device: DeviceId,
+        name: String,
+    ) -> Result<SignedAccountEntry, AccountError> {
+        self.next(now_ms, by, AccountChange::RenameDevice { device, name })
+    }
+
+    fn seed_box_for(&self, device: &DeviceKeys, seed: &UserKeySeed) -> Result<UserKeyBox, AccountError> {
         let (generation, _) = self.user_key().map_err(|_| AccountError::BadKey)?;
         let key = KemPublic::from_bytes(&device.kem).map_err(|_| AccountError::BadKey)?;
-        let seed_box = seed_box(&device_id(&device), &key, generation, seed);
-        self.next(now_ms, by, AccountChange::AddDevice { device, seed_box })
+        Ok(seed_box(&device_id(device), &key, generation, seed))
     }
 
     /// The entry by which `by` tells the account's other devices of contacts, sealed with

@@ -9,15 +9,15 @@ use minicbor::{Decode, Encode};
 use crate::crypto::labels;
 use crate::crypto::sign::{Signature, VerifyingKey};
 use crate::format::{
-    AccountId, ChainHash, Checkpoint, DbId, DeviceId, EntryHash, EntryKind, Envelope, FormatError, Head, Membership,
-    MembershipChange, Role, SignedEntry, decode, encode,
+    AccountId, ChainHash, Checkpoint, DbId, DeviceId, EntryHash, EntryKind, Envelope, FormatError, Head, InviteKey,
+    Membership, MembershipChange, Role, SignedEntry, decode, encode,
 };
 
 use super::account::AccountLog;
 use super::author::Position;
 use super::hashes::{chain, entry_hash};
 use super::roles;
-use super::standing::{Epoch, Member, Standing};
+use super::standing::{Epoch, Member, OpenInvite, Standing};
 use super::verdict::{Advanced, Misbehaviour, Reason, Verdict};
 
 /// Where verification finds verified account logs.
@@ -124,6 +124,16 @@ impl FolderState {
         self.standing.rotation_due
     }
 
+    /// Invites that can still be used, as far as the log tells.
+    pub fn invites(&self) -> &BTreeMap<InviteKey, OpenInvite> {
+        self.standing.invites()
+    }
+
+    /// The end of the log's own time: guests and invites whose end is before it are over, whatever an author's clock says.
+    pub fn clock_ms(&self) -> i64 {
+        self.standing.clock_ms
+    }
+
     /// Where the next entry of `device` goes, made now.
     pub fn position(&self, device: &DeviceId, account_head: Head, now_ms: i64) -> Position {
         let (db, observed, last) = (self.db, self.head, self.author(device));
@@ -206,7 +216,11 @@ impl FolderState {
         self.head = advanced.head();
         self.authors.insert(envelope.device, AuthorState { counter: envelope.counter, previous: *hash });
         self.standing.raise_account(envelope.author, envelope.account_head);
-        self.standing.rotation_due |= advanced.revokes;
+        if advanced.revokes {
+            self.standing.rotation_due = true;
+            // Who has the device may have the links that were made on it.
+            self.standing.drop_invites_of(&envelope.author);
+        }
         if !matches!(verdict, Verdict::Ignored(_)) {
             self.standing.raise_suite(envelope.suite, *seq);
         }
@@ -262,6 +276,9 @@ impl FolderState {
         if !log.device_valid_at(&envelope.device, envelope.account_head.seq) {
             return Ok(Verdict::Ignored(Reason::DeviceRevoked));
         }
+        if !log.may_write_at(&envelope.device, envelope.account_head.seq) {
+            return Ok(Verdict::Ignored(Reason::RecoveryPhrase));
+        }
         let Some(member) = self.standing.members.get(&envelope.author) else {
             return Ok(Verdict::Ignored(Reason::NotMember));
         };
@@ -316,12 +333,13 @@ impl FolderState {
         if !envelope.adds.is_empty() || !envelope.releases.is_empty() {
             return Ok(Verdict::Ignored(Reason::BadChange));
         }
-        if let Err(reason) = roles::check(self, &envelope.author, member, &body) {
+        if let Err(reason) = roles::check(self, envelope, member, &body) {
             return Ok(Verdict::Ignored(reason));
         }
         match &body.change {
             MembershipChange::Add { account, account_head, .. }
-            | MembershipChange::AddSince { account, account_head, .. } => {
+            | MembershipChange::AddSince { account, account_head, .. }
+            | MembershipChange::Redeem { account, account_head, .. } => {
                 self.known_onwards(accounts, account, *account_head)?
             }
             MembershipChange::AccountSync { account, head } => self.known_onwards(accounts, account, *head)?,
@@ -344,7 +362,7 @@ fn judge_creation(envelope: &Envelope, log: &AccountLog) -> Result<Membership, M
         body.new_epoch.as_ref().is_some_and(|epoch| epoch.epoch == 0 && epoch.boxes == 1 && epoch.back_link.is_none());
     let creation = envelope.kind == EntryKind::Membership && body.change == MembershipChange::Create;
     let bare = envelope.epoch == 0 && envelope.adds.is_empty() && envelope.releases.is_empty();
-    if creation && epoch_ok && bare && log.device_valid_at(&envelope.device, envelope.account_head.seq) {
+    if creation && epoch_ok && bare && log.may_write_at(&envelope.device, envelope.account_head.seq) {
         Ok(body)
     } else {
         Err(Misbehaviour::BadStart)

@@ -7,6 +7,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::crypto::boxes::KemSecret;
 use crate::crypto::sign::SigningKey;
+use crate::crypto::words::Phrase;
 use crate::crypto::{Key, kdf, labels};
 use crate::format::{AccountId, DeviceId, DeviceKeys, FormatError};
 
@@ -23,6 +24,12 @@ impl DeviceSecrets {
     /// A fresh device.
     pub fn random() -> Self {
         Self { sign: Key::random(), kem: Key::random() }
+    }
+
+    /// The device that a recovery phrase is.
+    pub fn from_phrase(phrase: &Phrase) -> Self {
+        let derive = |label| kdf::derive(label, &[phrase.as_bytes()]);
+        Self { sign: derive(labels::KEY_RECOVERY_SIGN), kem: derive(labels::KEY_RECOVERY_KEM) }
     }
 
     /// From the seeds of the two keys.

@@ -11,6 +11,7 @@ mod contacts;
 mod folder;
 mod hashes;
 mod identity;
+mod invite;
 mod recipients;
 mod roles;
 mod secrets;
@@ -25,10 +26,11 @@ pub use contacts::{open_contacts, seal_contacts};
 pub use folder::{AccountLogs, AuthorState, ChainHistory, FolderState};
 pub use hashes::{account_entry_hash, chain, db_id, device_id, entry_hash};
 pub use identity::{DeviceSecrets, Identity, UserKeySeed};
+pub use invite::{InviteSecret, is_proven};
 pub use recipients::{Recipient, RecipientsError};
 pub use secrets::{EpochSecrets, KeyRing, KeyRingError, box_leaf, grant, new_epoch, new_epoch_for};
 pub use since::grant_since;
-pub use standing::{Epoch, Member};
+pub use standing::{Epoch, Member, OpenInvite};
 pub use verdict::{Advanced, Misbehaviour, Reason, Verdict};
 
 #[cfg(test)]

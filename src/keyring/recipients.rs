@@ -60,7 +60,9 @@ impl FolderState {
                 recipient(account, known, member.history, accounts)
             })
             .collect::<Result<Vec<_>, _>>()?;
-        if let MembershipChange::Add { account, account_head, .. } = change {
+        if let MembershipChange::Add { account, account_head, .. }
+        | MembershipChange::Redeem { account, account_head, .. } = change
+        {
             // With a new epoch instead of a grant, so from now on.
             recipients.push(recipient(account, *account_head, false, accounts)?);
             recipients.sort_by_key(|recipient| recipient.account);

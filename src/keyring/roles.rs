@@ -9,25 +9,20 @@
 //! | `SetRole` | as `Add`, by the old and by the new role; not the last owner | no |
 //! | `Rotate` | admins and owners | yes |
 //! | `AccountSync` | every member, for the own account | no |
+//! | `Invite`, `CancelInvite` | as `Add`, by the role in the invite | no |
+//! | `Redeem` | as `Add`, by the role in the invite, with the proof of who holds it | guests yes; others a grant |
 //!
 //! Guests have an expiry and never join with history; nobody else has an expiry. Admins and owners have history:
 //! only with it can an epoch be started that leads back to those before.
 
-use crate::format::{AccountId, Membership, MembershipChange, Role, limits};
+use crate::crypto::sign::VerifyingKey;
+use crate::format::{Envelope, Membership, MembershipChange, Redemption, Role, limits};
 
 use super::folder::FolderState;
+use super::invite::is_proven;
 use super::since::granted_len;
 use super::standing::Member;
 use super::verdict::Reason;
-
-/// An owner manages everybody, an admin those below admin.
-fn manages(actor: Role, target: Role) -> bool {
-    match actor {
-        Role::Owner => true,
-        Role::Admin => target < Role::Admin,
-        _ => false,
-    }
-}
 
 /// A member with this expiry and history can hold the role.
 fn fits(role: Role, expires_ms: Option<i64>, history: bool) -> bool {
@@ -36,12 +31,14 @@ fn fits(role: Role, expires_ms: Option<i64>, history: bool) -> bool {
 }
 
 /// Checks `body` by `author`, a member, against the state before it.
-pub(super) fn check(state: &FolderState, author: &AccountId, actor: &Member, body: &Membership) -> Result<(), Reason> {
-    let members = state.members();
+pub(super) fn check(state: &FolderState, envelope: &Envelope, actor: &Member, body: &Membership) -> Result<(), Reason> {
+    let (author, members) = (&envelope.author, state.members());
+    // Who administers may move the log's own clock; an author's clock that is behind it does not count.
+    let now_ms = envelope.created_ms.max(state.clock_ms());
     let (change_ok, members_after) = match &body.change {
         MembershipChange::Create => return Err(Reason::BadChange),
         MembershipChange::Add { account, account_head, role, expires_ms, grant } => {
-            allowed(manages(actor.role, *role))?;
+            allowed(actor.role.manages(*role))?;
             // An older state would have the box made to a user key that a revoked device holds.
             if state.account_head(account).is_some_and(|known| account_head.seq < known.seq) {
                 return Err(Reason::AccountOutdated);
@@ -53,7 +50,7 @@ pub(super) fn check(state: &FolderState, author: &AccountId, actor: &Member, bod
             (room && one_key && grant_ok && fits(*role, *expires_ms, grant.is_some()), members.len() + 1)
         }
         MembershipChange::AddSince { account, account_head, role, first, grant, epochs } => {
-            allowed(manages(actor.role, *role))?;
+            allowed(actor.role.manages(*role))?;
             if state.account_head(account).is_some_and(|known| account_head.seq < known.seq) {
                 return Err(Reason::AccountOutdated);
             }
@@ -65,12 +62,12 @@ pub(super) fn check(state: &FolderState, author: &AccountId, actor: &Member, bod
         MembershipChange::Remove { account } => {
             let target = members.get(account).ok_or(Reason::BadChange)?;
             let leaves = account == author;
-            allowed(leaves || manages(actor.role, target.role))?;
+            allowed(leaves || actor.role.manages(target.role))?;
             (body.new_epoch.is_some() != leaves && !state.is_last_owner(account), members.len() - 1)
         }
         MembershipChange::SetRole { account, role, expires_ms } => {
             let target = members.get(account).ok_or(Reason::BadChange)?;
-            allowed(manages(actor.role, target.role) && manages(actor.role, *role))?;
+            allowed(actor.role.manages(target.role) && actor.role.manages(*role))?;
             let keeps_owner = *role == Role::Owner || !state.is_last_owner(account);
             (keeps_owner && fits(*role, *expires_ms, target.history) && body.new_epoch.is_none(), members.len())
         }
@@ -82,6 +79,37 @@ pub(super) fn check(state: &FolderState, author: &AccountId, actor: &Member, bod
             // The head that is known is fine too: a batch may have told of it first.
             let forward = state.account_head(account).is_none_or(|known| head.seq >= known.seq);
             (account == author && forward && body.new_epoch.is_none(), members.len())
+        }
+        MembershipChange::Invite { key, role, ends_ms, expires_ms } => {
+            allowed(actor.role.manages(*role))?;
+            let new = !state.invites().contains_key(key) && state.invites().len() < limits::INVITES_MAX;
+            let lasts = *ends_ms >= now_ms && expires_ms.is_none_or(|end| end >= now_ms);
+            // Guests join from now on, all others with a grant.
+            let fits = fits(*role, *expires_ms, expires_ms.is_none());
+            (new && lasts && fits && VerifyingKey(key.0).validate().is_ok() && body.new_epoch.is_none(), members.len())
+        }
+        MembershipChange::CancelInvite { key } => {
+            let invite = state.invites().get(key).ok_or(Reason::Invite)?;
+            allowed(actor.role.manages(invite.role))?;
+            (body.new_epoch.is_none(), members.len())
+        }
+        MembershipChange::Redeem { key, account, account_head, proof, grant } => {
+            let invite = state.invites().get(key).filter(|invite| !invite.ended_at(now_ms)).ok_or(Reason::Invite)?;
+            allowed(actor.role.manages(invite.role))?;
+            let statement = Redemption { db: state.db(), key: *key, account: *account, account_head: *account_head };
+            if !is_proven(&statement, proof) {
+                return Err(Reason::Invite);
+            }
+            if state.account_head(account).is_some_and(|known| account_head.seq < known.seq) {
+                return Err(Reason::AccountOutdated);
+            }
+            let guest = invite.expires_ms.is_some();
+            let granted = grant.as_ref().is_some_and(|grant| grant.epoch == state.epoch());
+            let one_key =
+                if guest { grant.is_none() && body.new_epoch.is_some() } else { granted && body.new_epoch.is_none() };
+            let lasts = invite.expires_ms.is_none_or(|end| end >= now_ms);
+            let room = !members.contains_key(account) && members.len() < limits::MEMBERS_MAX;
+            (room && one_key && lasts, members.len() + 1)
         }
     };
     let epoch_ok = body.new_epoch.as_ref().is_none_or(|epoch| {

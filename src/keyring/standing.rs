@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use minicbor::{Decode, Encode};
 
-use crate::format::{AccountId, Head, Membership, MembershipChange, NewEpoch, Role, limits};
+use crate::format::{AccountId, Head, InviteKey, Membership, MembershipChange, NewEpoch, Role, limits};
 
 /// One member.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -50,6 +50,36 @@ pub struct Epoch {
     pub seq: u64,
 }
 
+/// An invite that was made and neither used nor cancelled.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct OpenInvite {
+    /// Who made it.
+    #[n(0)]
+    pub by: AccountId,
+    /// As what the newcomer joins.
+    #[n(1)]
+    pub role: Role,
+    /// Until when it can be used, milliseconds since 1970 UTC.
+    #[n(2)]
+    pub ends_ms: i64,
+    /// Guests: end of membership, milliseconds since 1970 UTC.
+    #[n(3)]
+    pub expires_ms: Option<i64>,
+    /// Position of the entry that made it.
+    #[n(4)]
+    pub seq: u64,
+}
+
+impl OpenInvite {
+    /// Too late at `now_ms`. The last millisecond still counts.
+    pub fn ended_at(&self, now_ms: i64) -> bool {
+        now_ms > self.ends_ms
+    }
+}
+
+static NO_INVITES: BTreeMap<InviteKey, OpenInvite> = BTreeMap::new();
+
 /// All that entries which count add up to, but for the head and the devices' counters.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(array)]
@@ -74,12 +104,15 @@ pub(super) struct Standing {
     /// has it: who has seen that entry uses no older suite any more. `None`: none, as in logs from before suite 2.
     #[n(5)]
     pub suites: Option<BTreeMap<u16, u64>>,
+    /// Open invites; absent when there are none, so that the layout is the old one until somebody makes one.
+    #[n(6)]
+    pub invites: Option<BTreeMap<InviteKey, OpenInvite>>,
 }
 
 impl Default for Standing {
     fn default() -> Self {
         let (members, epochs, accounts) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
-        Self { members, epochs, accounts, clock_ms: i64::MIN, rotation_due: false, suites: None }
+        Self { members, epochs, accounts, clock_ms: i64::MIN, rotation_due: false, suites: None, invites: None }
     }
 }
 
@@ -109,6 +142,24 @@ impl Standing {
         self.suite_at(u64::MAX)
     }
 
+    pub fn invites(&self) -> &BTreeMap<InviteKey, OpenInvite> {
+        self.invites.as_ref().unwrap_or(&NO_INVITES)
+    }
+
+    fn retain_invites(&mut self, keep: impl Fn(&InviteKey, &OpenInvite) -> bool) {
+        if let Some(invites) = &mut self.invites {
+            invites.retain(|key, invite| keep(key, invite));
+            if invites.is_empty() {
+                self.invites = None;
+            }
+        }
+    }
+
+    /// Who knows the links of an account is as trusted as the account was.
+    pub fn drop_invites_of(&mut self, account: &AccountId) {
+        self.retain_invites(|_, invite| invite.by != *account);
+    }
+
     /// Takes in a membership entry that counts.
     pub fn change(&mut self, seq: u64, author: &AccountId, created_ms: i64, body: &Membership) {
         let administers = self.members.get(author).is_some_and(|member| member.role.administers());
@@ -135,15 +186,36 @@ impl Standing {
             }
             MembershipChange::Remove { account } => {
                 self.members.remove(account);
+                self.drop_invites_of(account);
                 self.rotation_due = true;
             }
             MembershipChange::SetRole { account, role, expires_ms } => {
                 if let Some(member) = self.members.get_mut(account) {
                     (member.role, member.expires_ms) = (*role, *expires_ms);
                 }
+                // What the role may give no more, the links do not give either.
+                self.retain_invites(|_, invite| invite.by != *account || role.manages(invite.role));
             }
             MembershipChange::Rotate => {}
             MembershipChange::AccountSync { account, head } => self.raise_account(*account, *head),
+            MembershipChange::Invite { key, role, ends_ms, expires_ms } => {
+                let invite = OpenInvite { by: *author, role: *role, ends_ms: *ends_ms, expires_ms: *expires_ms, seq };
+                let clock_ms = self.clock_ms;
+                // What is over is forgotten here, so that the list stays short.
+                self.retain_invites(|_, invite| !invite.ended_at(clock_ms));
+                self.invites.get_or_insert_default().insert(*key, invite);
+            }
+            MembershipChange::CancelInvite { key } => self.retain_invites(|open, _| open != key),
+            MembershipChange::Redeem { key, account, account_head, grant, .. } => {
+                if let Some(OpenInvite { role, expires_ms, .. }) = self.invites().get(key).cloned() {
+                    // As with `Add`.
+                    let since = body.new_epoch.as_ref().map(|start| start.epoch);
+                    let member = Member { role, expires_ms, joined_seq: seq, history: grant.is_some(), since };
+                    self.members.insert(*account, member);
+                    self.raise_account(*account, *account_head);
+                    self.retain_invites(|open, _| open != key);
+                }
+            }
         }
         if let Some(start) = &body.new_epoch {
             self.epochs.push(Epoch { start: start.clone(), seq });

@@ -56,6 +56,12 @@ pub enum Reason {
     /// The author's device was revoked, as an earlier entry in this log knows.
     #[error("the author's device was revoked")]
     DeviceRevoked,
+    /// The author is a recovery phrase, which adds devices and never writes.
+    #[error("the entry is signed with a recovery phrase, which never writes")]
+    RecoveryPhrase,
+    /// The invite is unknown, used, cancelled or over, or its holder has not signed for this account.
+    #[error("the invite is not open, or not proven")]
+    Invite,
     /// The author relies on an older state of the own account than an earlier entry did.
     #[error("the author relies on an outdated state of the account")]
     AccountOutdated,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{Answer, Events, RangeAnswer, Remote, RemoteError, ServerEvent};
-use crate::api::{AccountEntries, DbHead, Entries, LockAnswer, LockCall, MemberBox};
-use crate::format::{AccountId, BlobId, DbId, KeyBox, SignedAccountEntry, SignedEntry};
+use crate::api::{AccountEntries, Admit, DbHead, Entries, Letter, LockAnswer, LockCall, MemberBox, Redeem, Side};
+use crate::format::{AccountId, BlobId, DbId, KeyBox, MailboxId, SignedAccountEntry, SignedEntry};
 
 /// A method of [`Remote`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,6 +31,12 @@ pub enum Call {
     Blob,
     BlobRange,
     Locks,
+    PutLetter,
+    Letter,
+    Admit,
+    Redeem,
+    Redemptions,
+    Revocation,
     Events,
 }
 
@@ -45,7 +51,7 @@ pub enum Fault {
     Delay(Duration),
     /// It never answers.
     Hang,
-    /// One byte of the blob, range or entry in the answer is another.
+    /// One byte of the blob, range, entry, letter or proof in the answer is another.
     Corrupt,
 }
 
@@ -66,6 +72,8 @@ pub struct FailingRemote {
     /// Accounts of which another log is shown than the server has.
     shown: Mutex<HashMap<AccountId, AccountEntries>>,
     offline: AtomicBool,
+    /// Folders are shown as they were at this entry.
+    held_back: AtomicU64,
     cuts: watch::Sender<u64>,
 }
 
@@ -78,6 +86,7 @@ impl FailingRemote {
             calls: Mutex::default(),
             shown: Mutex::default(),
             offline: AtomicBool::new(false),
+            held_back: AtomicU64::new(u64::MAX),
             cuts: watch::channel(0).0,
         })
     }
@@ -104,6 +113,11 @@ impl FailingRemote {
         if offline {
             self.cuts.send_modify(|cuts| *cuts += 1);
         }
+    }
+
+    /// Shows every folder as it was at entry `upto`, as a server does that has gone back; `u64::MAX` ends it.
+    pub fn hold_back(&self, upto: u64) {
+        self.held_back.store(upto, Ordering::SeqCst);
     }
 
     /// How often `call` was made.
@@ -200,7 +214,14 @@ impl Remote for FailingRemote {
     }
 
     fn entries(&self, db: DbId, after: u64, max_bytes: u64) -> Answer<'_, Entries> {
-        self.meet(Call::Entries, self.behind.entries(db, after, max_bytes), |mut page| {
+        let upto = self.held_back.load(Ordering::SeqCst);
+        let older = async move {
+            let mut page = self.behind.entries(db, after, max_bytes).await?;
+            page.head_seq = page.head_seq.min(upto);
+            page.entries.truncate(usize::try_from(upto.saturating_sub(after)).unwrap_or(usize::MAX));
+            Ok(page)
+        };
+        self.meet(Call::Entries, Box::pin(older), |mut page| {
             if let Some(first) = page.entries.first_mut() {
                 first.envelope = flip(std::mem::take(&mut first.envelope).into()).to_vec();
             }
@@ -236,6 +257,37 @@ impl Remote for FailingRemote {
 
     fn locks<'a>(&'a self, db: DbId, call: &'a LockCall) -> Answer<'a, LockAnswer> {
         self.meet(Call::Locks, self.behind.locks(db, call), keep)
+    }
+
+    fn put_letter<'a>(&'a self, mailbox: MailboxId, side: Side, letter: &'a Letter) -> Answer<'a, ()> {
+        self.meet(Call::PutLetter, self.behind.put_letter(mailbox, side, letter), keep)
+    }
+
+    fn letter(&self, mailbox: MailboxId, side: Side) -> Answer<'_, Option<Letter>> {
+        self.meet(Call::Letter, self.behind.letter(mailbox, side), |letter| {
+            letter.map(|letter| Letter { sealed: flip(letter.sealed.into()).to_vec() })
+        })
+    }
+
+    fn admit(&self, admit: Admit) -> Answer<'_, i64> {
+        self.meet(Call::Admit, self.behind.admit(admit), keep)
+    }
+
+    fn redeem(&self, redeem: Redeem) -> Answer<'_, bool> {
+        self.meet(Call::Redeem, self.behind.redeem(redeem), keep)
+    }
+
+    fn redemptions(&self, db: DbId) -> Answer<'_, Vec<Redeem>> {
+        self.meet(Call::Redemptions, self.behind.redemptions(db), |mut waiting| {
+            if let Some(first) = waiting.first_mut() {
+                first.proof[0] ^= 1;
+            }
+            waiting
+        })
+    }
+
+    fn revocation(&self, after: u64) -> Answer<'_, AccountEntries> {
+        self.meet(Call::Revocation, self.behind.revocation(after), keep)
     }
 
     fn events(&self) -> Answer<'_, Events> {

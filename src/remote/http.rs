@@ -18,13 +18,16 @@ use zeroize::Zeroizing;
 use super::login::{Bearer, TokenSlot};
 use super::sse::Parser;
 use super::{Answer, Credentials, Events, RangeAnswer, Remote, RemoteError, ServerEvent};
-use crate::api::limits::{APPEND_BASE_MAX_BYTES, ENTRIES_MAX_BYTES, KEEP_ALIVE_SECS, REQUEST_MAX_BYTES};
+use crate::api::limits::{
+    APPEND_BASE_MAX_BYTES, ENTRIES_MAX_BYTES, KEEP_ALIVE_SECS, MAILBOX_ANSWER_MAX_BYTES, REQUEST_MAX_BYTES,
+};
 use crate::api::{
-    AccountEntries, ApiError, AppendAccountEntry, AppendEntry, Appended, BlobIds, CBOR, Challenge, CreateDb, CreatedDb,
-    DbHead, DbList, Entries, ErrorCode, LockAnswer, LockCall, MemberBox, OCTETS, Register, Registered, Token, routes,
+    AccountEntries, Admit, Admitted, ApiError, AppendAccountEntry, AppendEntry, Appended, BlobIds, CBOR, Challenge,
+    CreateDb, CreatedDb, DbHead, DbList, Entries, ErrorCode, Letter, LockAnswer, LockCall, LoginRequest, MemberBox,
+    OCTETS, Redeem, Redeeming, Redemptions, Register, Registered, RevocationRequest, Side, Token, routes,
 };
 use crate::format::limits::BLOB_MAX_BYTES;
-use crate::format::{AccountId, BlobId, DbId, KeyBox, SignedAccountEntry, SignedEntry, decode, encode};
+use crate::format::{AccountId, BlobId, DbId, KeyBox, MailboxId, SignedAccountEntry, SignedEntry, decode, encode};
 
 /// To connect, TLS included. A server farther away than this is not worth the wait.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -78,7 +81,7 @@ struct Call<'a> {
 
 impl HttpRemote {
     /// A remote for the server at `options.url`. Does not connect yet. Without `credentials` only
-    /// [`Remote::register`] works.
+    /// [`Remote::register`] and requests in mailboxes work.
     ///
     /// # Errors
     /// [`RemoteError::BadAddress`] for a URL that is none, unencrypted beyond loopback, or certificates that are none.
@@ -141,6 +144,14 @@ impl HttpRemote {
     }
 
     async fn login(&self) -> Result<Bearer, RemoteError> {
+        let answer = self.answered_challenge().await?;
+        let request = self.small(Method::POST, routes::LOGIN.to_owned(), Some(encode(&answer)));
+        let token: Token = body(self.send_once(&request, None).await?, REQUEST_MAX_BYTES).await?;
+        Ok(Bearer(Zeroizing::new(token.token)))
+    }
+
+    /// A fresh challenge of the server, answered.
+    async fn answered_challenge(&self) -> Result<LoginRequest, RemoteError> {
         let Some(credentials) = &self.credentials else {
             return Err(ApiError::new(ErrorCode::Unauthenticated, "this call needs an account").into());
         };
@@ -151,10 +162,7 @@ impl HttpRemote {
             let (expected, claimed) = (self.server_names.join("' or '"), printable(&challenge.server_name));
             return Err(RemoteError::WrongServer { expected, claimed });
         }
-        let answer = credentials.answer(challenge.server_name, challenge.challenge);
-        let request = self.small(Method::POST, routes::LOGIN.to_owned(), Some(encode(&answer)));
-        let token: Token = body(self.send_once(&request, None).await?, REQUEST_MAX_BYTES).await?;
-        Ok(Bearer(Zeroizing::new(token.token)))
+        Ok(credentials.answer(challenge.server_name, challenge.challenge))
     }
 
     async fn get<T: Layout>(&self, path: String) -> Result<T, RemoteError> {
@@ -265,6 +273,57 @@ impl Remote for HttpRemote {
             let request = self.small(Method::POST, routes::locks(&db), Some(encode(call)));
             let request = Call { timeout: Some(LOCK_TIMEOUT), ..request };
             body(self.send(request).await?, ANSWER_MAX_BYTES).await
+        })
+    }
+
+    fn put_letter<'a>(&'a self, mailbox: MailboxId, side: Side, letter: &'a Letter) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let call = self.small(Method::PUT, routes::mailbox(&mailbox, side), Some(encode(letter)));
+            let response = match side {
+                Side::Request => self.send_once(&call, None).await?,
+                Side::Answer => self.send(call).await?,
+            };
+            response.bytes().await.map_err(translate).map(drop)
+        })
+    }
+
+    fn letter(&self, mailbox: MailboxId, side: Side) -> Answer<'_, Option<Letter>> {
+        Box::pin(async move {
+            let call = self.small(Method::GET, routes::mailbox(&mailbox, side), None);
+            match self.send_once(&call, None).await {
+                Ok(response) => Ok(Some(body(response, MAILBOX_ANSWER_MAX_BYTES + REQUEST_MAX_BYTES).await?)),
+                Err(error) if error.code() == Some(ErrorCode::NotFound) => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
+    fn admit(&self, admit: Admit) -> Answer<'_, i64> {
+        Box::pin(async move {
+            let answer: Admitted = self.post(routes::ADMISSIONS.to_owned(), encode(&admit)).await?;
+            Ok(answer.ends_ms)
+        })
+    }
+
+    fn redeem(&self, redeem: Redeem) -> Answer<'_, bool> {
+        Box::pin(async move {
+            let answer: Redeeming = self.post(routes::redemptions(&redeem.redemption.db), encode(&redeem)).await?;
+            Ok(answer.member)
+        })
+    }
+
+    fn redemptions(&self, db: DbId) -> Answer<'_, Vec<Redeem>> {
+        Box::pin(async move {
+            let answer: Redemptions = self.get(routes::redemptions(&db)).await?;
+            Ok(answer.waiting)
+        })
+    }
+
+    fn revocation(&self, after: u64) -> Answer<'_, AccountEntries> {
+        Box::pin(async move {
+            let request = RevocationRequest { login: self.answered_challenge().await?, after };
+            let call = self.small(Method::POST, routes::REVOCATION.to_owned(), Some(encode(&request)));
+            body(self.send_once(&call, None).await?, ANSWER_MAX_BYTES).await
         })
     }
 

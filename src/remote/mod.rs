@@ -21,8 +21,10 @@ pub use failing::{Call, FailingRemote, Fault};
 pub use http::{HttpOptions, HttpRemote};
 pub use login::Credentials;
 
-use crate::api::{AccountEntries, DbHead, Entries, HeadEvent, LockAnswer, LockCall, LockEvent, MemberBox};
-use crate::format::{AccountId, BlobId, DbId, KeyBox, SignedAccountEntry, SignedEntry};
+use crate::api::{
+    AccountEntries, Admit, DbHead, Entries, HeadEvent, Letter, LockAnswer, LockCall, LockEvent, MemberBox, Redeem, Side,
+};
+use crate::format::{AccountId, BlobId, DbId, KeyBox, MailboxId, SignedAccountEntry, SignedEntry};
 
 /// What a call gives, sooner or later. Dropping it gives up the call; what it asked for may have happened nevertheless.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, RemoteError>>;
@@ -93,6 +95,25 @@ pub trait Remote: Send + Sync + 'static {
 
     /// A call about locks in a folder. Unlike the others it gives up soon: locks are leases of a few seconds.
     fn locks<'a>(&'a self, db: DbId, call: &'a LockCall) -> Answer<'a, LockAnswer>;
+
+    /// Leaves a letter in a mailbox; the side of a request needs no login.
+    fn put_letter<'a>(&'a self, mailbox: MailboxId, side: Side, letter: &'a Letter) -> Answer<'a, ()>;
+
+    /// The letter in a mailbox; `None` where none lies (yet, or any more). Needs no login.
+    fn letter(&self, mailbox: MailboxId, side: Side) -> Answer<'_, Option<Letter>>;
+
+    /// Admits one more account to the server; gives until when, milliseconds since 1970 UTC.
+    fn admit(&self, admit: Admit) -> Answer<'_, i64>;
+
+    /// Asks the admins of a folder to add the caller, who proves to hold an invite; gives whether it has happened.
+    fn redeem(&self, redeem: Redeem) -> Answer<'_, bool>;
+
+    /// Who asks to be added to a folder by an invite, unverified.
+    fn redemptions(&self, db: DbId) -> Answer<'_, Vec<Redeem>>;
+
+    /// The caller's account log after `after`, up to the entry that revoked the caller's device. Works only for a device
+    /// whose login is refused because of it.
+    fn revocation(&self, after: u64) -> Answer<'_, AccountEntries>;
 
     /// Subscribes to the heads of the caller's folders.
     fn events(&self) -> Answer<'_, Events>;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use super::auth::invite_hash;
+use super::auth::{invite_hash, now_ms};
 use super::commit::{CommitError, Committer};
 use super::error::Refused;
 use super::store::{Job, LogStore, Session, StoreError, Write};
@@ -42,12 +42,12 @@ impl Accounts {
         let _growing = self.growing.lock();
         // The id is the hash of the first entry, so an account with this id began with these very bytes.
         if self.store.account_head(&log.id())?.is_none() {
-            let mut job = vec![Write::SpendInvite { hash: invite_hash(&request.invite) }];
+            let mut job = vec![Write::SpendInvite { hash: invite_hash(&request.invite), now_ms: now_ms() }];
             job.extend(writes(&log, &request.first)?);
             match self.committer.submit(job).durable_blocking() {
                 Ok(()) => {}
                 Err(CommitError::Store(StoreError::Outdated(_))) => {
-                    let message = "the invite code is not valid or used up; ask the server's operator for another";
+                    let message = "the invite code is not valid, over or used up; ask whoever gave it for another";
                     return Err(Refused::new(ErrorCode::BadInvite, message));
                 }
                 Err(error) => return Err(error.into()),
@@ -106,6 +106,28 @@ impl Accounts {
         Ok((Appended { seq }, revoked))
     }
 
+    /// The account's log up to the entry that revoked `device`, from the one after `after`, with the device's signing key:
+    /// what a device is shown that may not log in any more. `None` where it was not revoked. Blocks.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn until_revoked(
+        &self,
+        account: &AccountId,
+        device: &DeviceId,
+        after: u64,
+    ) -> Result<Option<([u8; 32], AccountEntries)>, Refused> {
+        let Some(log) = self.verified(account)? else { return Ok(None) };
+        let Some(device) = log.device(device) else { return Ok(None) };
+        let Some(revoked) = device.revoked_seq else { return Ok(None) };
+        let Some(head) = log.head_at(revoked) else { return Ok(None) };
+        let stored = self.store.account_entries(account, after, ACCOUNT_ENTRIES_MAX)?;
+        let wanted = usize::try_from(revoked.saturating_sub(after)).unwrap_or(usize::MAX);
+        let entries =
+            stored.iter().take(wanted).map(|bytes| decode(bytes)).collect::<Result<_, _>>().map_err(damaged)?;
+        Ok(Some((device.keys.sign, AccountEntries { entries, head })))
+    }
+
     /// The whole verified log of an account. Blocks.
     ///
     /// # Errors
@@ -159,15 +181,17 @@ impl AccountLogs for Accounts {
 fn writes(log: &AccountLog, signed: &SignedAccountEntry) -> Result<Job, Refused> {
     let entry = AccountEntry::decode(&signed.entry)?;
     let account = log.id();
-    let change = match entry.change {
-        AccountChange::Create { device, .. } | AccountChange::AddDevice { device, .. } => {
-            Some(Write::AddDevice { account, device: device_id(&device), sign: device.sign })
+    let mut job = vec![Write::AccountEntry { account, head: log.head(), bytes: encode(signed) }];
+    match entry.change {
+        AccountChange::Create { device, .. }
+        | AccountChange::AddDevice { device, .. }
+        | AccountChange::AddRecovery { device, .. } => {
+            job.push(Write::AddDevice { account, device: device_id(&device), sign: device.sign });
         }
-        AccountChange::RevokeDevice { device, .. } => Some(Write::RevokeDevice { account, device }),
-        AccountChange::Contacts { .. } => None,
-    };
-    let entry = Write::AccountEntry { account, head: log.head(), bytes: encode(signed) };
-    Ok(std::iter::once(entry).chain(change).collect())
+        AccountChange::RevokeDevice { device, .. } => job.push(Write::RevokeDevice { account, device }),
+        AccountChange::RenameDevice { .. } | AccountChange::Contacts { .. } => {}
+    }
+    Ok(job)
 }
 
 fn refused(error: crate::keyring::AccountError) -> Refused {

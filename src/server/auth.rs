@@ -116,6 +116,14 @@ impl Auth {
         }
     }
 
+    /// Whether the login's challenge is open and rightly answered with the key `sign` of a device that may not log in.
+    pub fn proves(&self, request: &LoginRequest, sign: [u8; 32]) -> bool {
+        let LoginRequest { account, device, challenge, signature } = *request;
+        let statement = LoginStatement { server_name: self.name.clone(), challenge, account, device };
+        self.challenges.lock().take(&challenge, ChallengeRequest { account, device }, now_ms())
+            && VerifyingKey(sign).verify(labels::SIGN_LOGIN, &statement.to_bytes(), &Signature(signature)).is_ok()
+    }
+
     /// The session of a token if it is in memory. Does not block.
     pub fn session_cached(&self, token: &str) -> Option<Session> {
         let hash = token_hash(token);

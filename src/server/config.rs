@@ -51,6 +51,8 @@ pub struct Limits {
     pub anonymous_per_sec: u32,
     /// The same at once after a pause.
     pub anonymous_burst: u32,
+    /// Accounts that one account may have admitted to the server that have not registered yet.
+    pub admissions_per_account: u32,
     /// Uploads of all accounts under way at once. Each holds a file and up to 1 MiB.
     pub uploads: usize,
     /// Uploads of one account under way at once.
@@ -96,6 +98,7 @@ impl Default for Limits {
             request_burst: 10_000,
             anonymous_per_sec: 100,
             anonymous_burst: 1000,
+            admissions_per_account: 100,
             uploads: 256,
             uploads_per_account: 32,
             streams_per_account: 64,

@@ -19,11 +19,15 @@ use super::error::Refused;
 use super::hub::Hub;
 use super::locks::Locks;
 use super::store::{Job, LogStore, MemberRow, Session, StoreError, Write};
-use crate::api::{AppendEntry, Appended, CreateDb, CreatedDb, Detail, ErrorCode};
+use crate::api::{AppendEntry, Appended, CreateDb, CreatedDb, Detail, ErrorCode, Redeem, Redeeming, Redemptions};
 use crate::blobs::BlobStore;
 use crate::crypto::merkle;
-use crate::format::{AccountId, BlobId, ChainHash, DbId, EntryHash, Envelope, KeyBox, MembershipChange, Role, encode};
-use crate::keyring::{Advanced, ChainHistory, FolderState, Misbehaviour, Reason, Verdict, box_leaf, db_id, entry_hash};
+use crate::format::{
+    AccountId, BlobId, ChainHash, DbId, EntryHash, Envelope, InviteKey, KeyBox, MembershipChange, Role, decode, encode,
+};
+use crate::keyring::{
+    Advanced, ChainHistory, FolderState, Misbehaviour, Reason, Verdict, box_leaf, db_id, entry_hash, is_proven,
+};
 
 /// Folders in memory. One takes about 100 bytes for each member, device and epoch.
 const CACHED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
@@ -223,16 +227,74 @@ impl Folders {
         let boxes = check_boxes(&advanced, &loaded.state, &request.boxes)?;
         let payer = payer(&loaded.state);
         let told = told_of_removal(&loaded.state, &advanced);
+        let open: Vec<InviteKey> = loaded.state.invites().keys().copied().collect();
         loaded.state.commit(&advanced);
+        let closed = open.into_iter().filter(|key| !loaded.state.invites().contains_key(key));
+        let closed: Vec<Write> = closed.map(|key| Write::CloseInvite { db, key }).collect();
         loaded.recent.push_back((advanced.seq, hash, advanced.chain));
         if loaded.recent.len() > RECENT {
             loaded.recent.pop_front();
         }
         let (mut job, changed) = writes(&loaded.state, payer, &advanced, encode(&request.entry), boxes);
         job.extend(told.map(|account| Write::Former { db, account, seq: advanced.seq }));
+        job.extend(closed);
         // Under the slot's lock: the order of submission is the order of the log.
         let pending = self.submit(job, &loaded.state, &advanced, changed);
         Ok(Ordered { pending, seq: advanced.seq, generation })
+    }
+
+    /// Notes that the caller waits to become a member by an invite, and lets the members' clients know. The same again
+    /// succeeds. Blocks.
+    ///
+    /// # Errors
+    /// [`ErrorCode::BadInvite`], also for folders that do not exist; [`ErrorCode::AccountLog`].
+    pub fn redeem(&self, caller: &Session, db: DbId, request: &Redeem) -> Result<Redeeming, Refused> {
+        let bad = |message: &str| Refused::new(ErrorCode::BadInvite, message);
+        let Redeem { redemption, proof } = request;
+        if redemption.db != db || redemption.account != caller.account || !is_proven(redemption, proof) {
+            return Err(entry_refused(
+                "the redemption is not signed with the invite's key for this account and folder",
+            ));
+        }
+        if self.store.member(&db, &caller.account)?.is_some_and(|row| row.holds(now_ms())) {
+            return Ok(Redeeming { member: true });
+        }
+        self.accounts.require(&caller.account, redemption.account_head)?;
+        let head = {
+            let slot = self.slots.lock().get_or_insert(db, Arc::default).clone();
+            let mut slot = slot.lock();
+            self.load(&db, &mut slot)?;
+            let gone = || bad("the invite was used or cancelled, or its folder is gone; ask for another link");
+            let state = &slot.loaded.as_ref().ok_or_else(gone)?.state;
+            let invite = state.invites().get(&redemption.key).ok_or_else(gone)?;
+            if invite.ended_at(now_ms()) || invite.expires_ms.is_some_and(|end| now_ms() > end) {
+                return Err(bad("the invite has expired; ask for another link"));
+            }
+            state.head()
+        };
+        let job = vec![Write::AddRedemption { db, key: redemption.key, bytes: encode(request) }];
+        let hub = self.hub.clone();
+        let tell: super::commit::After = Box::new(move || hub.entry(db, head.seq, &[], now_ms()));
+        match self.committer.submit_then(job, Some(tell)).durable_blocking() {
+            Err(CommitError::Store(StoreError::Outdated(_))) => {
+                Err(bad("the invite is being used by another account; ask for another link"))
+            }
+            other => Ok(other.map(|()| Redeeming { member: false })?),
+        }
+    }
+
+    /// Who waits to become a member, for who administers the folder. Blocks.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`], [`ErrorCode::Role`].
+    pub fn redemptions(&self, caller: &Session, db: &DbId) -> Result<Redemptions, Refused> {
+        if !self.member(caller, db)?.role.administers() {
+            return Err(Refused::new(ErrorCode::Role, Reason::Role.to_string()));
+        }
+        let stored = self.store.redemptions(db)?;
+        let waiting = stored.iter().map(|bytes| decode(bytes)).collect::<Result<_, _>>();
+        let waiting = waiting.map_err(|error| StoreError::Damaged(format!("redemptions of {db}: {error}")))?;
+        Ok(Redemptions { waiting })
     }
 
     /// `state` is the one with the entry.
@@ -321,9 +383,13 @@ fn writes(
             MembershipChange::Create => Some(envelope.author),
             MembershipChange::Add { account, .. }
             | MembershipChange::AddSince { account, .. }
+            | MembershipChange::Redeem { account, .. }
             | MembershipChange::Remove { account }
             | MembershipChange::SetRole { account, .. } => Some(*account),
-            MembershipChange::Rotate | MembershipChange::AccountSync { .. } => None,
+            MembershipChange::Rotate
+            | MembershipChange::AccountSync { .. }
+            | MembershipChange::Invite { .. }
+            | MembershipChange::CancelInvite { .. } => None,
         };
         if let Some(account) = subject {
             let member = state.members().get(&account);
@@ -378,17 +444,21 @@ fn check_boxes(advanced: &Advanced, state: &FolderState, boxes: &[KeyBox]) -> Re
         Some((change, Some(epoch))) => {
             let mut expected: Vec<AccountId> = state.members().keys().copied().collect();
             match change {
-                MembershipChange::Add { account, .. } => expected.push(*account),
+                MembershipChange::Add { account, .. } | MembershipChange::Redeem { account, .. } => {
+                    expected.push(*account);
+                }
                 MembershipChange::Remove { account } => expected.retain(|member| member != account),
                 _ => {}
             }
             expected.sort_unstable();
             of.eq(expected) && epoch.boxes as usize == boxes.len() && merkle::root(&leaves) == epoch.boxes_root
         }
-        Some((MembershipChange::Add { account, grant: Some(grant), .. }, None))
-        | Some((MembershipChange::AddSince { account, grant, .. }, None)) => {
-            of.eq([*account]) && leaves == [grant.leaf]
-        }
+        Some((
+            MembershipChange::Add { account, grant: Some(grant), .. }
+            | MembershipChange::AddSince { account, grant, .. }
+            | MembershipChange::Redeem { account, grant: Some(grant), .. },
+            None,
+        )) => of.eq([*account]) && leaves == [grant.leaf],
         _ => boxes.is_empty(),
     };
     let within = boxes.iter().all(|key_box| key_box.sealed.len() <= crate::format::limits::BOX_MAX_BYTES);
@@ -438,6 +508,9 @@ fn not_allowed(reason: Reason, state: &FolderState) -> Refused {
         Reason::NotOnHead | Reason::AccountOutdated => {
             refused(ErrorCode::StaleObserved).with(Detail::Head(state.head()))
         }
-        Reason::BadChange | Reason::BadBody | Reason::OldSuite => refused(ErrorCode::EntryRefused),
+        Reason::BadChange | Reason::BadBody | Reason::OldSuite | Reason::RecoveryPhrase => {
+            refused(ErrorCode::EntryRefused)
+        }
+        Reason::Invite => refused(ErrorCode::BadInvite),
     }
 }

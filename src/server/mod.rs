@@ -14,6 +14,7 @@ mod folders;
 mod hub;
 mod listen;
 mod locks;
+mod mailboxes;
 mod quota;
 mod rate;
 mod routes;
@@ -45,6 +46,7 @@ use commit::Committer;
 use folders::Folders;
 use hub::Hub;
 use locks::Locks;
+use mailboxes::Mailboxes;
 use quota::Quota;
 use rate::Buckets;
 use routes::Buffers;
@@ -61,6 +63,7 @@ struct App {
     folders: Arc<Folders>,
     hub: Hub,
     locks: Arc<Locks>,
+    mailboxes: Mailboxes,
     quota: Arc<Quota>,
     by_account: Buckets<AccountId>,
     by_address: Buckets<IpAddr>,
@@ -93,6 +96,7 @@ impl App {
             uploads: Arc::new(Semaphore::new(limits.uploads)),
             uploads_of: Mutex::new(LruCache::new(UPLOADERS)),
             buffers: Arc::default(),
+            mailboxes: Mailboxes::default(),
             folders: Arc::new(folders),
             config,
             store,

@@ -143,7 +143,27 @@ impl Accounts {
                 return Err(SyncError::Misbehaviour(what));
             }
         };
-        for (seq, entry) in (1..).zip(&entries).skip(known) {
+        self.keep(account, log, &entries, known)
+    }
+
+    /// Takes in what follows in the log of `account`, from wherever it came.
+    pub fn extend(&self, account: AccountId, more: Vec<SignedAccountEntry>) -> Result<Arc<AccountLog>, SyncError> {
+        let mut entries = self.store.account_log(&account)?;
+        let known = entries.len();
+        entries.extend(more);
+        let log = verify(account, &entries)?;
+        self.keep(account, log, &entries, known)
+    }
+
+    /// Keeps the verified log, of which the first `known` entries are stored.
+    fn keep(
+        &self,
+        account: AccountId,
+        log: AccountLog,
+        entries: &[SignedAccountEntry],
+        known: usize,
+    ) -> Result<Arc<AccountLog>, SyncError> {
+        for (seq, entry) in (1..).zip(entries).skip(known) {
             self.store.append_account(&account, seq, entry)?;
         }
         self.meet(&log)?;
@@ -225,7 +245,8 @@ fn needs(entry: &SignedEntry) -> Vec<(AccountId, Head)> {
     {
         match body.change {
             MembershipChange::Add { account, account_head, .. }
-            | MembershipChange::AddSince { account, account_head, .. } => needs.push((account, account_head)),
+            | MembershipChange::AddSince { account, account_head, .. }
+            | MembershipChange::Redeem { account, account_head, .. } => needs.push((account, account_head)),
             MembershipChange::AccountSync { account, head } => needs.push((account, head)),
             _ => {}
         }

@@ -63,12 +63,13 @@ fn account_changes(advanced: &Advanced, before: &FolderState, accounts: &Account
     let within = |seq: u64| known.seq < seq && seq <= upto;
     let mut found = Vec::new();
     for (id, device) in log.devices() {
-        let name = &device.keys.name;
+        // Not the name of today, which differs from one replica to the next.
+        let name = device.name_at(upto);
         if within(device.added_seq) {
-            found.push((device.added_seq, Happening::DeviceAdded { device: *id, name: name.clone() }));
+            found.push((device.added_seq, Happening::DeviceAdded { device: *id, name: name.to_owned() }));
         }
         if let Some(seq) = device.revoked_seq.filter(|seq| within(*seq)) {
-            found.push((seq, Happening::DeviceRevoked { device: *id, name: name.clone() }));
+            found.push((seq, Happening::DeviceRevoked { device: *id, name: name.to_owned() }));
         }
     }
     found.sort_by_key(|(seq, _)| *seq);
@@ -110,6 +111,22 @@ fn membership(author: &AccountId, body: &Membership, before: &FolderState, accou
         },
         // The epoch, or the devices, are the news.
         MembershipChange::Rotate | MembershipChange::AccountSync { .. } => return None,
+        MembershipChange::Redeem { key, account, grant, .. } => {
+            let invite = before.invites().get(key)?;
+            Happening::Added {
+                account: *account,
+                name: name(account),
+                role: invite.role,
+                expires_ms: invite.expires_ms,
+                reads_from: match grant {
+                    Some(_) => 0,
+                    None => body.new_epoch.as_ref().map_or(0, |start| start.epoch),
+                },
+                since: false,
+            }
+        }
+        // That somebody comes by it is the news.
+        MembershipChange::Invite { .. } | MembershipChange::CancelInvite { .. } => return None,
     })
 }
 
@@ -118,6 +135,8 @@ fn is_an_attempt(reason: Reason) -> bool {
     match reason {
         Reason::Role
         | Reason::DeviceRevoked
+        | Reason::RecoveryPhrase
+        | Reason::Invite
         | Reason::Expired
         | Reason::BadChange
         | Reason::BadBody

@@ -133,6 +133,49 @@ pub enum SyncError {
         /// The next step.
         next: &'static str,
     },
+    /// This device was revoked.
+    #[error(
+        "this device, {name}, was revoked by another device of the account; what it holds stays locked. To use it again: a new profile and kegfs account join"
+    )]
+    DeviceRevoked {
+        /// Its name.
+        name: String,
+    },
+    /// The account has no such device, or it is revoked.
+    #[error("the account has no device '{0}'; `kegfs device list` shows those there are")]
+    NoSuchDevice(String),
+    /// Several devices have that name.
+    #[error("{count} devices are called '{name}'; use the id that `kegfs device list` shows")]
+    AmbiguousDevice {
+        /// The name.
+        name: String,
+        /// How many.
+        count: usize,
+    },
+    /// Another valid device has that name.
+    #[error("there is a device '{0}' already; choose another name, or revoke or rename that one first")]
+    DeviceNameTaken(String),
+    /// A device cannot revoke itself.
+    #[error("this is the device that you are using; revoke it from another one, so that its keys shut it out")]
+    ThisDevice,
+    /// No new device waits under the code.
+    #[error(
+        "no new device waits under this code; compare the words, and whether both devices use the same server. A code is good for 15 minutes"
+    )]
+    NoDeviceWaits,
+    /// There is a recovery phrase already.
+    #[error(
+        "the account has a recovery phrase already; if it is lost, revoke it first: kegfs device revoke 'recovery phrase'"
+    )]
+    HasRecovery,
+    /// The phrase is not that of the account.
+    #[error(
+        "the server lets nobody in with this recovery phrase for this account; compare the words and the account's id. A phrase that was revoked opens nothing"
+    )]
+    WrongPhrase,
+    /// An invite cannot be used.
+    #[error("{0}")]
+    BadInvite(String),
     /// There is no kept work of that name.
     #[error("there is no kept work '{0}'; `kegfs recover` lists what there is")]
     NoKeptWork(String),

@@ -113,6 +113,23 @@ pub enum Event {
         /// The file's path in the folder.
         file: String,
     },
+    /// The account's log says that this device was revoked: it is to be locked, and opens nothing any more.
+    DeviceRevoked {
+        /// How people call it: `alice's laptop`.
+        name: String,
+    },
+    /// The server claims that somebody holds an invite who has not proven it.
+    FalseRedemption {
+        /// The folder.
+        db: DbId,
+    },
+    /// Somebody has joined by an invite, let in by this client.
+    InviteUsed {
+        /// The folder.
+        db: DbId,
+        /// Who.
+        account: AccountId,
+    },
     /// The user is no member any more, and nothing of the folder is left here.
     Departed {
         /// The folder.
@@ -153,7 +170,10 @@ impl Hub {
     pub fn tell(&self, event: &Event) {
         match event {
             Event::FalseCheckpoint { .. } => tracing::error!(?event, "a member misbehaves"),
-            Event::Misbehaviour { .. } | Event::CorruptBlob { .. } | Event::FalseAccount { .. } => {
+            Event::Misbehaviour { .. }
+            | Event::CorruptBlob { .. }
+            | Event::FalseAccount { .. }
+            | Event::FalseRedemption { .. } => {
                 tracing::error!(?event, "server misbehaves");
             }
             Event::FalseKey { .. } => tracing::error!(?event, "an administrator cheats"),
@@ -165,10 +185,14 @@ impl Hub {
             Event::LockBroken { db, .. } => {
                 tracing::warn!(%db, "another member has a lock that programs here believe to have")
             }
+            Event::DeviceRevoked { .. } => tracing::warn!("this device was revoked"),
+            // The folder's name stays out of the log.
             Event::Departed { db, kept, .. } => tracing::warn!(%db, ?kept, "no longer a member of a folder"),
-            Event::Online | Event::FolderJoined { .. } | Event::RoleChanged { .. } | Event::RotationDue { .. } => {
-                tracing::info!(?event);
-            }
+            Event::Online
+            | Event::FolderJoined { .. }
+            | Event::RoleChanged { .. }
+            | Event::RotationDue { .. }
+            | Event::InviteUsed { .. } => tracing::info!(?event),
         }
         for listener in self.listeners.read().iter() {
             listener(event);

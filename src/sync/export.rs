@@ -15,6 +15,7 @@ use minicbor::{Decode, Encode};
 use zeroize::Zeroizing;
 
 use super::depart::io_error;
+use super::folder::Shared;
 use super::status::now_ms;
 use super::{Folder, Session, SyncError};
 use crate::blobs::LocalError;
@@ -22,7 +23,7 @@ use crate::crypto::chunk::{self, ChunkKey, Opener};
 use crate::crypto::{Key, aead, boxes};
 use crate::format::{BlobId, DbId, Extent, KegId, NodeKind, Op, OpKind, check_name, decode, encode};
 use crate::keg::ROOT_INO;
-use crate::keyring::{AccountLogs, Identity};
+use crate::keyring::AccountLogs;
 use crate::sys::files;
 
 const VERSION: u8 = 1;
@@ -197,7 +198,7 @@ impl Session {
         let mut found = Vec::new();
         for entry in entries.flatten().filter(|entry| entry.path().join(MANIFEST).exists()) {
             let (dir, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
-            let manifest = open(&dir, &self.inner.shared.identity)?;
+            let manifest = open(&dir, &self.inner.shared)?;
             let (files, changes) = (manifest.files.len() as u64, manifest.ops.len() as u64);
             found.push(KeptWork { name, dir, folder: manifest.folder, kept_ms: manifest.kept_ms, files, changes });
         }
@@ -215,7 +216,7 @@ impl Session {
         if check_name(name.as_bytes()).is_err() || !dir.join(MANIFEST).exists() {
             return Err(SyncError::NoKeptWork(name.to_owned()));
         }
-        let manifest = open(&dir, &self.inner.shared.identity)?;
+        let manifest = open(&dir, &self.inner.shared)?;
         let mut files = Vec::new();
         for file in &manifest.files {
             files.push(file.write(&dir, to)?);
@@ -227,7 +228,7 @@ impl Session {
     }
 }
 
-fn open(dir: &Path, identity: &Identity) -> Result<Manifest, SyncError> {
+fn open(dir: &Path, shared: &Shared) -> Result<Manifest, SyncError> {
     let path = dir.join(MANIFEST);
     let damaged = || SyncError::Damaged(format!("{} cannot be opened", path.display()));
     let bytes = fs::read(&path).map_err(|error| io_error(&path, &error))?;
@@ -235,9 +236,9 @@ fn open(dir: &Path, identity: &Identity) -> Result<Manifest, SyncError> {
     if sealed.version != VERSION {
         return Err(SyncError::Damaged(format!("{} is of another version; update KegFS", path.display())));
     }
-    let seed = identity.user_keys.get(&sealed.generation).ok_or_else(damaged)?;
+    let secret = shared.user_key(sealed.generation).map_err(|_| damaged())?;
     let info = box_info(&sealed.db, sealed.generation);
-    let key = boxes::open(&seed.kem_secret(), &info, &sealed.key).map_err(|_| damaged())?;
+    let key = boxes::open(&secret, &info, &sealed.key).map_err(|_| damaged())?;
     let key = Key::from_slice(&key).ok_or_else(damaged)?;
     let plain = aead::open(&key, sealed.db.as_bytes(), &sealed.manifest).map_err(|_| damaged())?;
     decode(&plain).map_err(|_| damaged())

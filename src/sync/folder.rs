@@ -2,7 +2,7 @@
 //!
 //! What has a deadline blocks the calling thread and may be called from any; everything else answers from local state.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,6 +48,10 @@ pub(super) struct Shared {
     pub background: Handle,
     /// The event stream stands.
     pub live: AtomicBool,
+    /// The account's log says that this device was revoked.
+    pub revoked: AtomicBool,
+    /// What another device knew of folders when it let this one in: less is not accepted (THREATS row 31).
+    pub floors: HashMap<DbId, Head>,
     pub cache_bytes: u64,
     /// The profile's directory.
     pub profile: PathBuf,
@@ -383,10 +387,7 @@ impl Folder {
 
     /// The user's key of `generation`.
     pub(super) fn user_key(&self, generation: u32) -> Result<KemSecret, SyncError> {
-        let seed = self.shared.identity.user_keys.get(&generation).ok_or_else(|| {
-            SyncError::Damaged(format!("this device does not have generation {generation} of your user key"))
-        })?;
-        Ok(seed.kem_secret())
+        self.shared.user_key(generation)
     }
 
     /// Something happened that makes uploading at once right.

@@ -52,6 +52,10 @@ impl Folder {
                         continue;
                     }
                     unmet = None;
+                    if self.standing.read().invites {
+                        // The announcement may have been of somebody who waits to be let in.
+                        self.duties.notify_one();
+                    }
                     backoff.reset();
                     failures = 0;
                     // The stream must have stood before and after: then nothing was announced unheard.
@@ -94,6 +98,7 @@ impl Folder {
             (Present::of(&verified.state, &self.me), waits)
         };
         self.at_the_end(now);
+        self.shared.check_device()?;
         // The log ends with the own addition: the present state is still to come.
         if waits && now.role_now().is_some() { Err(SyncError::AwaitingState) } else { Ok(()) }
     }
@@ -123,6 +128,14 @@ impl Folder {
         let mut after = self.replica.mark().seq;
         let mut page = self.page(after).await?;
         loop {
+            let floor = self.shared.floors.get(&self.id()).map_or(0, |floor| floor.seq);
+            if page.head_seq < floor.max(after) && page.head_seq >= after {
+                let what = format!(
+                    "the server shows a log of {} entries, and your other device had seen {floor} when it let this one in",
+                    page.head_seq
+                );
+                return Err(self.caught(what, self.replica.mark(), page.head_seq, &page.entries));
+            }
             if page.head_seq < after {
                 let what = format!(
                     "the server shows a log of {} entries after it had shown {after}: it has gone back",

@@ -55,7 +55,14 @@ impl Folder {
                 continue;
             }
             let sealed = self.fetch_box(promise).await?;
-            let seed = self.user_key(sealed.generation)?;
+            let seed = match self.user_key(sealed.generation) {
+                Ok(seed) => seed,
+                Err(_) => {
+                    // Another device may have changed the user key a moment ago.
+                    self.accounts.refresh(self.me).await?;
+                    self.user_key(sealed.generation)?
+                }
+            };
             let opened = match &promise.since {
                 Some((first, epochs)) => {
                     ring.open_since(&promise.start, *first, &sealed, epochs, &seed, state.epochs())
@@ -157,7 +164,9 @@ fn promise(seq: u64, body: &Membership, state: &FolderState) -> Option<Promise> 
         return Some(Promise { seq, start: start.clone(), leaf: None, since: None });
     }
     let (grant, since) = match &body.change {
-        MembershipChange::Add { grant: Some(grant), .. } => (grant, None),
+        MembershipChange::Add { grant: Some(grant), .. } | MembershipChange::Redeem { grant: Some(grant), .. } => {
+            (grant, None)
+        }
         MembershipChange::AddSince { grant, first, epochs, .. } => (grant, Some((*first, epochs.clone()))),
         _ => return None,
     };

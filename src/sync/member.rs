@@ -10,8 +10,8 @@ use super::checkpoint::Prepared;
 use super::status::now_ms;
 use super::verify::{Chains, Taken, Verified, take_in};
 use super::{Folder, SyncError};
-use crate::api::ErrorCode;
-use crate::format::{AccountId, KeyBox, Membership, MembershipChange, Role, SignedEntry};
+use crate::api::{ErrorCode, Redeem};
+use crate::format::{AccountId, Head, InviteKey, KeyBox, Membership, MembershipChange, Role, SignedEntry};
 use crate::keyring::{
     AccountLog, AccountLogs, EpochSecrets, Position, Reason, RecipientsError, Verdict, grant, grant_since,
     new_epoch_for,
@@ -58,6 +58,14 @@ pub(super) enum Change {
     SetRole { account: AccountId, role: Role, expires_ms: Option<i64> },
     /// An epoch after this one.
     Rotate { after: u32 },
+    /// The own account's log has moved on to this head, at least.
+    Sync { head: Head },
+    /// A link is open to whoever holds it.
+    Invite { key: InviteKey, role: Role, ends_ms: i64, expires_ms: Option<i64> },
+    /// It is not any more.
+    CancelInvite { key: InviteKey },
+    /// A new member, who has proven to hold an invite; a guest without history.
+    Redeem { newcomer: Arc<AccountLog>, redeem: Box<Redeem>, guest: bool },
 }
 
 /// A signed change, ready to be sent.
@@ -163,6 +171,11 @@ impl Folder {
                 members.get(account).is_some_and(|member| member.role == *role && member.expires_ms == *expires_ms)
             }
             Change::Rotate { after } => verified.state.epoch() > *after,
+            Change::Sync { head } => verified.state.account_head(&self.me).is_some_and(|known| known.seq >= head.seq),
+            Change::Invite { key, .. } => verified.state.invites().contains_key(key),
+            Change::CancelInvite { key } => perhaps_sent && !verified.state.invites().contains_key(key),
+            // Somebody else's client was faster, or it was cancelled meanwhile.
+            Change::Redeem { redeem, .. } => !verified.state.invites().contains_key(&redeem.redemption.key),
         }
     }
 
@@ -170,20 +183,30 @@ impl Folder {
         self.check_subject(verified, change)?;
         let epoch = verified.state.epochs().last().ok_or(SyncError::NotAMember)?;
         let mut boxes = Vec::new();
-        let mut wanted = change.entry();
-        if let Change::Add { newcomer, role, past: past @ (Past::Full | Past::Since(_)), .. } = change {
+        let mut wanted = change.entry(&self.me);
+        let granted_to = match change {
+            Change::Add { newcomer, role, past: past @ (Past::Full | Past::Since(_)), .. } => {
+                Some((newcomer, *role, *past))
+            }
+            // The role is the invite's.
+            Change::Redeem { newcomer, guest: false, .. } => Some((newcomer, Role::Viewer, Past::Full)),
+            _ => None,
+        };
+        if let Some((newcomer, role, past)) = granted_to {
             let account = newcomer.id();
             let bad_key = |_| SyncError::Misbehaviour(format!("account {account} has an unusable key"));
             let (generation, key) = newcomer.user_key().map_err(bad_key)?;
             let start = &epoch.start;
-            if let Past::Since(first) = *past {
+            if let Past::Since(first) = past {
                 self.check_allowed(change.action())?;
                 let granted = grant_since(&verified.ring, start, first, account, generation, &key);
                 let (grant, sealed, epochs) = granted.map_err(SyncError::from)?;
-                let (account_head, role) = (newcomer.head(), *role);
+                let account_head = newcomer.head();
                 wanted = MembershipChange::AddSince { account, account_head, role, first, grant, epochs };
                 boxes.push(sealed);
-            } else if let MembershipChange::Add { grant: promised, .. } = &mut wanted {
+            } else if let MembershipChange::Add { grant: promised, .. }
+            | MembershipChange::Redeem { grant: promised, .. } = &mut wanted
+            {
                 let secrets = verified.ring.epoch(start.epoch).map_err(SyncError::from)?;
                 let granted = grant(secrets, start, account, generation, &key).map_err(SyncError::from)?;
                 *promised = Some(granted.0);
@@ -245,7 +268,17 @@ impl Folder {
                 }
                 Ok(())
             }
-            Change::Rotate { .. } => Ok(()),
+            Change::Redeem { newcomer, .. } => match members.get(&newcomer.id()) {
+                Some(member) => Err(SyncError::AlreadyMember { name: newcomer.name().to_owned(), role: member.role }),
+                None => Ok(()),
+            },
+            Change::CancelInvite { key } => match verified.state.invites().get(key) {
+                Some(_) => Ok(()),
+                None => {
+                    Err(SyncError::BadInvite("there is no such open invite; `kegfs invite --list` shows them".into()))
+                }
+            },
+            Change::Rotate { .. } | Change::Sync { .. } | Change::Invite { .. } => Ok(()),
         }
     }
 
@@ -282,14 +315,27 @@ impl Change {
         match self {
             Self::Add { past, .. } => *past == Past::None,
             Self::Remove { account } | Self::Expire { account } => account != me,
-            Self::SetRole { .. } => false,
+            Self::SetRole { .. } | Self::Sync { .. } | Self::Invite { .. } | Self::CancelInvite { .. } => false,
             Self::Rotate { .. } => true,
+            Self::Redeem { guest, .. } => *guest,
         }
     }
 
     /// The change as the log has it; the grant is still to be made.
-    fn entry(&self) -> MembershipChange {
+    fn entry(&self, me: &AccountId) -> MembershipChange {
         match self {
+            Self::Sync { head } => MembershipChange::AccountSync { account: *me, head: *head },
+            Self::Invite { key, role, ends_ms, expires_ms } => {
+                MembershipChange::Invite { key: *key, role: *role, ends_ms: *ends_ms, expires_ms: *expires_ms }
+            }
+            Self::CancelInvite { key } => MembershipChange::CancelInvite { key: *key },
+            Self::Redeem { redeem, .. } => MembershipChange::Redeem {
+                key: redeem.redemption.key,
+                account: redeem.redemption.account,
+                account_head: redeem.redemption.account_head,
+                proof: redeem.proof,
+                grant: None,
+            },
             Self::Add { newcomer, role, expires_ms, .. } => MembershipChange::Add {
                 account: newcomer.id(),
                 account_head: newcomer.head(),
@@ -311,6 +357,8 @@ impl Change {
             Self::Remove { .. } | Self::Expire { .. } => "remove that member",
             Self::SetRole { .. } => "give or take that role",
             Self::Rotate { .. } => "change the folder's key",
+            Self::Sync { .. } => "tell of your devices",
+            Self::Invite { .. } | Self::CancelInvite { .. } | Self::Redeem { .. } => "invite in that role",
         }
     }
 }

@@ -23,6 +23,8 @@ pub(super) struct Present {
     known: bool,
     /// Somebody has the current key who should not: an admin's client starts a new epoch.
     pub rotation_due: bool,
+    /// There are open invites: somebody may have to be let in.
+    pub invites: bool,
     /// Nothing of the folder is shown any more.
     departed: bool,
 }
@@ -36,6 +38,7 @@ impl Present {
             joined_seq: member.map_or(0, |member| member.joined_seq),
             known: state.account_head(me).is_some(),
             rotation_due: state.rotation_due(),
+            invites: !state.invites().is_empty(),
             departed: false,
         }
     }

@@ -20,6 +20,7 @@ use super::status::now_ms;
 use super::upload::Uploader;
 use super::verify::{Taken, take_in};
 use super::{Folder, SyncError};
+use crate::api::ErrorCode;
 use crate::crypto::{kdf, labels};
 use crate::format::{
     AccountId, DbId, DeviceId, Head, Membership, MembershipChange, OpKind, SignedEntry, check_name, limits,
@@ -91,6 +92,10 @@ impl Session {
             }
         };
         let device = identity.device_id();
+        if let Some(error) = super::own::revocation(&own, &device) {
+            return Err(error);
+        }
+        let floors = super::join::stored_marks(&store)?.into_iter().map(|mark| (mark.db, mark.head)).collect();
         let (departures, departing) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             author: Author::new(&identity),
@@ -103,6 +108,8 @@ impl Session {
             foreground: runtimes.foreground(),
             background: runtimes.background(),
             live: AtomicBool::new(false),
+            revoked: AtomicBool::new(false),
+            floors,
             cache_bytes: paths.cache_bytes,
             profile: paths.profile.clone(),
             departures,
@@ -201,7 +208,14 @@ impl Session {
         let inner = Arc::clone(&self.inner);
         self.runtimes.run(async move {
             let asked = tokio::time::timeout(within, inner.discover()).await;
-            asked.map_err(|_| SyncError::TimedOut("asking the server for folders"))??;
+            match asked.map_err(|_| SyncError::TimedOut("asking the server for folders"))? {
+                Err(SyncError::Remote(error)) if error.code() == Some(ErrorCode::LoginFailed) => {
+                    // What the account's log proves is the better reason.
+                    inner.why_refused().await?;
+                    return Err(error.into());
+                }
+                other => other?,
+            }
             for folder in inner.all() {
                 match folder.catch_up_while_it_comes(within).await {
                     // It is there as soon as somebody hands its state over; the others need not wait for that.

@@ -1,9 +1,11 @@
 //! What the client of an admin or owner does unasked, so that who should not read does not: new epochs after somebody
-//! left or lost a device, the removal of guests whose time is over, and a new epoch now and then.
+//! left or lost a device, the removal of guests whose time is over, and a new epoch now and then. And they let in who
+//! proves to hold an invite.
 //!
 //! Every admin's client sees the same and one is enough. They take turns, by a rank that the log gives them; who comes
 //! second finds it done.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use super::status::now_ms;
 use super::verify::Verified;
 use super::{Folder, SyncError};
 use crate::format::AccountId;
+use crate::keyring::AccountLogs;
 use crate::sys::random;
 
 /// Between the turns of two admins: longer than a rotation of a large folder takes to be seen by the next.
@@ -33,7 +36,7 @@ const LOOK: Duration = Duration::from_secs(3600);
 impl Folder {
     /// Does what is due for as long as the session lives.
     pub(super) async fn run_steward(self: Arc<Self>) {
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut lies) = (Backoff::default(), HashSet::new());
         loop {
             let pause = match self.duty().await {
                 Ok((duty, turn)) => {
@@ -60,7 +63,14 @@ impl Folder {
                         }
                     }
                 }
-                Err(pause) => pause,
+                Err(pause) => match self.let_in(&mut lies).await {
+                    Ok(true) => continue,
+                    Ok(false) => pause,
+                    Err(error) => {
+                        tracing::debug!(db = %self.id(), %error, "who waits could not be let in yet");
+                        backoff.next().min(pause)
+                    }
+                },
             };
             // Woken by every change of the membership; a pause is then cut short.
             let _ = tokio::time::timeout(pause, self.duties.notified()).await;
@@ -70,6 +80,10 @@ impl Folder {
     /// What is to be done, and how long others go first; or when to look again.
     async fn duty(&self) -> Result<(Duty, Duration), Duration> {
         let verified = self.verified.lock().await;
+        if let Some(sync) = self.sync_due(&verified) {
+            // The device that revoked does it at once; the others see to it that it is done.
+            return Ok((Duty::Change(sync), TURN));
+        }
         if self.frozen().is_some() || !self.role().is_some_and(|role| role.administers()) {
             return Err(LOOK);
         }
@@ -86,7 +100,15 @@ impl Folder {
         due.map(|change| (Duty::Change(change), self.turn(&verified)))
     }
 
-    fn turn(&self, verified: &Verified) -> Duration {
+    /// The folder does not know yet that a device of the user was revoked.
+    fn sync_due(&self, verified: &Verified) -> Option<Change> {
+        let (known, own) = (verified.state.account_head(&self.me)?, self.accounts.log(&self.me)?);
+        let revoked = own.revokes_between(known.seq, own.head().seq);
+        let can = self.frozen().is_none() && self.role().is_some() && revoked;
+        can.then(|| Change::Sync { head: own.head() })
+    }
+
+    pub(super) fn turn(&self, verified: &Verified) -> Duration {
         let members = verified.state.members().iter();
         let admins: Vec<&AccountId> =
             members.filter(|(_, member)| member.role.administers()).map(|(account, _)| account).collect();
@@ -155,6 +177,9 @@ impl Change {
             }
             Self::Add { newcomer, .. } => (0, Some(newcomer.id()), 0),
             Self::Rotate { after } => (0, None, *after),
+            Self::Redeem { redeem, .. } => (0, Some(redeem.redemption.account), 0),
+            Self::Sync { head } => (2, None, u32::try_from(head.seq).unwrap_or(u32::MAX)),
+            Self::Invite { .. } | Self::CancelInvite { .. } => (3, None, 0),
         }
     }
 }
@@ -165,8 +190,8 @@ mod tests {
     use super::*;
     use crate::format::{DbId, Membership, MembershipChange, Role};
     use crate::keyring::{
-        AccountLog, AccountLogs, Author, AuthorState, ChainHistory, DeviceSecrets, FolderState, Identity, KeyRing,
-        Position, UserKeySeed, db_id, new_epoch,
+        AccountLog, Author, AuthorState, ChainHistory, DeviceSecrets, FolderState, Identity, KeyRing, Position,
+        UserKeySeed, db_id, new_epoch,
     };
 
     const DAY_MS: i64 = 24 * 3_600_000;

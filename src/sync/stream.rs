@@ -5,9 +5,11 @@ use std::sync::{Arc, Weak};
 
 use futures_util::StreamExt;
 
+use super::SyncError;
 use super::backoff::Backoff;
 use super::event::Event;
 use super::session::Inner;
+use crate::api::ErrorCode;
 use crate::remote::{RemoteError, ServerEvent};
 
 impl Inner {
@@ -19,6 +21,12 @@ impl Inner {
             let Some(inner) = session.upgrade() else { return };
             let error = inner.follow_stream(&mut backoff, &mut told).await;
             inner.shared.live.store(false, Ordering::Release);
+            if error.code() == Some(ErrorCode::LoginFailed)
+                && let Err(SyncError::DeviceRevoked { .. }) = inner.why_refused().await
+            {
+                // Told by an event. Nothing comes after it.
+                return;
+            }
             for folder in inner.all() {
                 folder.link.lost(Some(error.to_string()));
             }
@@ -55,6 +63,13 @@ impl Inner {
                     }
                     if let Err(error) = self.discover().await {
                         tracing::warn!(%error, "the server did not list the folders");
+                    }
+                    match self.refresh_own().await {
+                        Ok(_) => {}
+                        Err(SyncError::DeviceRevoked { .. }) => {
+                            return RemoteError::Unreachable("this device was revoked".to_owned());
+                        }
+                        Err(error) => tracing::warn!(%error, "the own account could not be looked after"),
                     }
                 }
                 Ok(ServerEvent::Head(head)) => self.announce(head.db, head.seq).await,

@@ -134,16 +134,24 @@ pub(super) fn brings_key(
 ) -> bool {
     let member_after = match &body.change {
         MembershipChange::Create => author == me,
-        MembershipChange::Add { account, .. } | MembershipChange::AddSince { account, .. } if account == me => true,
+        MembershipChange::Add { account, .. }
+        | MembershipChange::AddSince { account, .. }
+        | MembershipChange::Redeem { account, .. }
+            if account == me =>
+        {
+            true
+        }
         MembershipChange::Remove { account } if account == me => false,
         _ => state.members().contains_key(me),
     };
     match (&body.new_epoch, &body.change) {
         // Secrets that were made here for an epoch that somebody else then started are not those of the log.
         (Some(start), _) => member_after && !ring.epoch(start.epoch).is_ok_and(|secrets| secrets.is_of(start)),
-        (None, MembershipChange::Add { account, grant: Some(grant), .. }) => {
-            account == me && ring.epoch(grant.epoch).is_err()
-        }
+        (
+            None,
+            MembershipChange::Add { account, grant: Some(grant), .. }
+            | MembershipChange::Redeem { account, grant: Some(grant), .. },
+        ) => account == me && ring.epoch(grant.epoch).is_err(),
         (None, MembershipChange::AddSince { account, grant, .. }) => account == me && ring.epoch(grant.epoch).is_err(),
         _ => false,
     }
@@ -218,6 +226,10 @@ impl Intake<'_> {
                 }
                 Err(misbehaviour) => return Ok(Taken::Caught(index, misbehaviour)),
             };
+            let floor = self.folder.shared.floors.get(&self.folder.id());
+            if floor.is_some_and(|floor| floor.seq == advanced.seq && floor.chain != advanced.chain) {
+                return Ok(Taken::Caught(index, Misbehaviour::Fork { seq: advanced.seq }));
+            }
             if verified.origin.is_some_and(|origin| !origin.complete && advanced.seq > origin.seq) {
                 return Ok(Taken::NeedsState(index));
             }
@@ -238,7 +250,8 @@ impl Intake<'_> {
                 return Ok(Taken::NeedsKeys(index));
             }
             let author = self.accounts.log(&advanced.envelope.author);
-            let label = author.map_or_else(String::new, |log| log.label(&advanced.envelope.device));
+            let named = advanced.envelope.account_head.seq;
+            let label = author.map_or_else(String::new, |log| log.label_at(&advanced.envelope.device, named));
             let activity = activity::of_entry(&advanced, &verified.state, self.accounts, &label);
             verified.state.commit(&advanced);
             self.add(verified, advanced, label, activity);

@@ -160,7 +160,7 @@ impl Member {
         Self { name: name.to_owned(), profile: dir.join(name), account: String::new(), mounts: vec![] }
     }
 
-    fn passphrase_file(&self) -> PathBuf {
+    pub fn passphrase_file(&self) -> PathBuf {
         let path = self.profile.with_extension("passphrase");
         if !path.exists() {
             let mut file =

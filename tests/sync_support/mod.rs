@@ -13,13 +13,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kegfs::crypto::chunk::{ChunkKey, Opener, seal_into};
+use kegfs::crypto::words::Code;
 use kegfs::crypto::{Key, verified};
 use kegfs::format::{AccountId, BlobId, Extent, KegId, NodeKind, Op, OpKind};
 use kegfs::keg::ROOT_INO;
 use kegfs::keyring::{AccountLog, DeviceSecrets, Identity};
 use kegfs::remote::{FailingRemote, HttpOptions, Remote};
 use kegfs::server::{Config, Limits, Running, Server};
-use kegfs::sync::{FETCH_DEADLINE, Folder, NewAccount, Session, SessionPaths, SyncError, connect};
+use kegfs::sync::{FETCH_DEADLINE, Folder, Joined, Joining, NewAccount, Session, SessionPaths, SyncError, connect};
 use kegfs::sys::{clock, random};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -102,12 +103,18 @@ pub struct Person {
     url: String,
     /// The network between this person and the server.
     pub network: Arc<FailingRemote>,
+    held_back: u64,
     session: Option<Arc<Session>>,
 }
 
 impl Person {
     pub fn join(kegd: &Kegd, name: &str) -> Self {
         Self::join_at(&kegd.url(), &kegd.invite, name)
+    }
+
+    /// Joins the server with an admission code.
+    pub fn join_with(kegd: &Kegd, name: &str, code: &str) -> Self {
+        Self::join_at(&kegd.url(), code, name)
     }
 
     /// The same with a server that is reached at `url`.
@@ -122,10 +129,45 @@ impl Person {
             id: account.identity.account,
             url: url.to_owned(),
             network: FailingRemote::new(remote),
+            held_back: u64::MAX,
             session: None,
         };
         person.unlock();
         person
+    }
+
+    /// A person's further device, from what it was let in with.
+    pub fn from_joined(kegd: &Kegd, joined: &Joined) -> Self {
+        Self::from_joined_held_back(kegd, joined, u64::MAX)
+    }
+
+    /// The same with a server that shows its folders as they were at entry `upto`.
+    pub fn from_joined_held_back(kegd: &Kegd, joined: &Joined, upto: u64) -> Self {
+        let profile = tempfile::tempdir().unwrap();
+        joined.keep(profile.path()).unwrap();
+        let options = HttpOptions { url: kegd.url(), ..HttpOptions::default() };
+        let mut person = Self {
+            profile,
+            identity: joined.identity.to_bytes().to_vec(),
+            id: joined.identity.account,
+            url: kegd.url(),
+            network: FailingRemote::new(connect(&options, &joined.identity).unwrap()),
+            held_back: upto,
+            session: None,
+        };
+        person.unlock();
+        person
+    }
+
+    /// Adds a device called `name` by a code, as two people would who read it to each other.
+    pub fn add_device(&self, kegd: &Kegd, name: &str) -> Joined {
+        let options = HttpOptions { url: kegd.url(), ..HttpOptions::default() };
+        let joining = Joining::begin(&options, name).unwrap();
+        let typed = Code::parse(&joining.code().to_text()).unwrap();
+        let candidate = self.session().device_waiting(&typed).unwrap();
+        assert_eq!(candidate.name(), name);
+        self.session().add_device(candidate).unwrap();
+        joining.wait(PATIENCE).unwrap()
     }
 
     /// Opens the session (again).
@@ -139,6 +181,7 @@ impl Person {
         let identity = self.identity();
         let options = HttpOptions { url: self.url.clone(), ..HttpOptions::default() };
         self.network = FailingRemote::new(connect(&options, &identity).unwrap());
+        self.network.hold_back(self.held_back);
         let paths = SessionPaths {
             profile: self.profile.path().to_owned(),
             folders: self.profile.path().join("folders"),
@@ -174,6 +217,7 @@ impl Person {
             id: self.id,
             url: self.url.clone(),
             network: FailingRemote::new(connect(&options, &identity).unwrap()),
+            held_back: u64::MAX,
             session: None,
         };
         person.unlock();

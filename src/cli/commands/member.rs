@@ -91,7 +91,7 @@ fn history_wanted(history: Option<&str>, role: MemberRole) -> Result<HistoryWant
 }
 
 /// The role's name and a guest's end, if they fit together.
-fn wanted(args: &RoleArgs) -> Result<(String, Option<i64>), Failure> {
+pub(super) fn wanted(args: &RoleArgs) -> Result<(String, Option<i64>), Failure> {
     let usage = |message: &str| Err(Failure::new(Code::Usage, message));
     let role = match (args.role, args.can) {
         (MemberRole::Guest, None) => Role::GuestViewer,

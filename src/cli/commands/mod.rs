@@ -3,7 +3,10 @@
 //! Must not hold logic that a program using the control socket would miss.
 
 mod account;
+mod device;
 mod folder;
+mod invite;
+mod join;
 mod log;
 mod member;
 mod mount;
@@ -28,6 +31,12 @@ pub fn run(command: Command, profile: &Profile, global: &Global, output: Output)
     match command {
         Command::Account(AccountCommand::Create(args)) => account::create(&args, profile, global, output),
         Command::Account(AccountCommand::Show) => account::show(profile, output),
+        Command::Account(AccountCommand::Join(args)) => join::join(&args, profile, global, output),
+        Command::Account(AccountCommand::Recover(args)) => join::recover(&args, profile, global, output),
+        Command::Account(AccountCommand::Recovery(args)) => join::recovery(&args, profile, &mut backend, output),
+        Command::Device(command) => device::run(command, &mut backend, output),
+        Command::Invite(args) => invite::invite(args, profile, &mut backend, output),
+        Command::Accept(args) => invite::accept(args, profile, global, output),
         Command::Folder(FolderCommand::Create { name }) => folder::create(name, &mut backend, output),
         Command::Folder(FolderCommand::List) => folder::list(&mut backend, output),
         Command::Folder(FolderCommand::Leave { folder }) => folder::leave(folder, &mut backend, output),

@@ -17,8 +17,12 @@ pub fn status(profile: &Profile, backend: &Backend<'_>, output: Output) -> Resul
         Some(other) => Err(unexpected(&other)),
         None => {
             let config = profile.config()?;
+            let next = match profile.revoked() {
+                Some(why) => format!("REVOKED  {}\n", output::harmless(&why)),
+                None => "unlock:  kegfs mount [FOLDER] DIR\n".to_owned(),
+            };
             let text = format!(
-                "locked: nothing is mounted, no process holds a key\naccount  {}\nserver   {}\nunlock:  kegfs mount [FOLDER] DIR\n",
+                "locked: nothing is mounted, no process holds a key\naccount  {}\nserver   {}\n{next}",
                 output::harmless(&config.name),
                 config.server
             );
@@ -29,6 +33,7 @@ pub fn status(profile: &Profile, backend: &Backend<'_>, output: Output) -> Resul
                 mounts: Vec::new(),
                 folders: Vec::new(),
                 kept: Vec::new(),
+                revoked: profile.revoked(),
             };
             output.show(&locked, &text)
         }

@@ -4,12 +4,16 @@
 //! each side checks the other's user id.
 
 mod client;
+mod joining;
 mod past;
 mod protocol;
 mod server;
 mod trust;
 
 pub use client::Client;
+pub use joining::{
+    DeviceInfo, DeviceRequest, DeviceResponse, InviteInfo, InviteRequest, InviteResponse, Private, RevokedInfo,
+};
 pub use past::{Bytes, ConflictLine, HistoryLine, PastRequest, PastResponse, Place, RestoreStep, Restored, TrashLine};
 pub use protocol::{
     ActivityInfo, FolderInfo, FolderStatus, HistoryWanted, KeptInfo, LockLine, MemberInfo, MountInfo, MountSettings,

@@ -1,11 +1,12 @@
 //! What a command line and the background process say to each other: one JSON value in a line.
 //!
-//! Must not carry secrets: no passphrase, no key, no content of files.
+//! Must not carry secrets: no passphrase, no key, no content of files (but see [`super::joining`]).
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::joining::{DeviceRequest, DeviceResponse, InviteRequest, InviteResponse};
 use super::past::{PastRequest, PastResponse};
 use super::trust::{AccessInfo, ComparisonInfo, ContactInfo, EvidenceInfo};
 use crate::cli::failure::Failure;
@@ -100,6 +101,10 @@ pub enum Request {
         /// And become an admin.
         step_down: bool,
     },
+    /// About the account's devices.
+    Device(DeviceRequest),
+    /// About invites.
+    Invite(InviteRequest),
     /// Start a new epoch.
     Rotate {
         /// Name or id of the folder.
@@ -272,6 +277,10 @@ pub enum Response {
     Access(AccessInfo),
     /// Of `Activity`.
     Activity(Vec<ActivityInfo>),
+    /// Of `Device`.
+    Device(DeviceResponse),
+    /// Of `Invite`.
+    Invite(InviteResponse),
     /// Of `Past`.
     Past(PastResponse),
     /// Of `KeptList`.
@@ -348,6 +357,9 @@ pub struct Status {
     /// Changes that are kept because they could no longer be uploaded.
     #[serde(default)]
     pub kept: Vec<KeptInfo>,
+    /// Why nothing can be unlocked here any more: another device of the account has revoked this one.
+    #[serde(default)]
+    pub revoked: Option<String>,
 }
 
 /// One mount.

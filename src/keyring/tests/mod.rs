@@ -9,6 +9,7 @@ mod epochs;
 mod flips;
 mod from_now;
 mod histories;
+mod joining;
 mod members;
 mod roles;
 mod since;

@@ -4,6 +4,7 @@ mod accounts;
 mod blobs;
 mod dbs;
 mod events;
+mod joining;
 mod locks;
 
 use std::net::{IpAddr, SocketAddr};
@@ -42,6 +43,10 @@ pub fn router(app: Arc<App>) -> Router {
         .route(routes::BLOB, get(blobs::get).put(blobs::put))
         .route(routes::LOCKS, post(locks::call))
         .route(routes::EVENTS, get(events::stream))
+        .route(routes::MAILBOX, get(joining::letter).put(joining::post))
+        .route(routes::ADMISSIONS, post(joining::admit))
+        .route(routes::REDEMPTIONS, get(joining::redemptions).post(joining::redeem))
+        .route(routes::REVOCATION, post(joining::revocation))
         .route(routes::HEALTHZ, get(health))
         .fallback(async || Refused::new(ErrorCode::NoRoute, "there is no such route"))
         .method_not_allowed_fallback(async || Refused::new(ErrorCode::NoRoute, "this route has no such method"))

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use parking_lot::Mutex;
 
 use super::{BoxRow, Job, LogStore, MemberRow, Session, StoreError, Write};
-use crate::format::{AccountId, BlobId, ChainHash, DbId, DeviceId, EntryHash, Head, KeyBox};
+use crate::format::{AccountId, BlobId, ChainHash, DbId, DeviceId, EntryHash, Head, InviteKey, KeyBox};
 use crate::keyring::AuthorState;
 
 struct Device {
@@ -28,6 +28,7 @@ struct Db {
     boxes: BTreeMap<u64, Vec<(KeyBox, [u8; 32])>>,
     members: BTreeMap<AccountId, MemberRow>,
     former: BTreeMap<AccountId, u64>,
+    redemptions: BTreeMap<InviteKey, Vec<u8>>,
     blobs: BTreeMap<BlobId, u64>,
     released: BTreeMap<BlobId, u64>,
     lock_holders: BTreeMap<(AccountId, DeviceId), i64>,
@@ -44,6 +45,7 @@ struct Held {
     accounts: BTreeMap<AccountId, Account>,
     devices: BTreeMap<(AccountId, DeviceId), Device>,
     invites: BTreeMap<[u8; 32], u32>,
+    admissions: BTreeMap<[u8; 32], (AccountId, i64, DbId, InviteKey)>,
     sessions: BTreeMap<[u8; 32], Session>,
     dbs: BTreeMap<DbId, Db>,
 }
@@ -56,7 +58,20 @@ impl Held {
                 let last = self.accounts.get(account).and_then(|account| account.head).map_or(0, |head| head.seq);
                 (last + 1 == head.seq, "account log")
             }
-            Write::SpendInvite { hash } => (self.invites.get(hash).is_some_and(|uses| *uses > 0), "invite"),
+            Write::SpendInvite { hash, now_ms } => {
+                let lasts = self.admissions.get(hash).is_none_or(|(_, ends_ms, ..)| ends_ms >= now_ms);
+                (lasts && self.invites.get(hash).is_some_and(|uses| *uses > 0), "invite")
+            }
+            Write::AddAdmission { hash, account, most, now_ms, .. } => {
+                let open = self.admissions.iter().filter(|(hash, (by, ends_ms, ..))| {
+                    by == account && ends_ms >= now_ms && self.invites.get(*hash).is_some_and(|uses| *uses > 0)
+                });
+                (self.invites.contains_key(hash) || open.count() < *most as usize, "admissions")
+            }
+            Write::AddRedemption { db, key, bytes } => {
+                let waiting = self.dbs.get(db).and_then(|db| db.redemptions.get(key));
+                (waiting.is_none_or(|waiting| waiting == bytes), "redemption")
+            }
             Write::AddSession { session, .. } => {
                 let device = self.devices.get(&(session.account, session.device));
                 (device.is_some_and(|device| !device.revoked), "device")
@@ -93,7 +108,27 @@ impl Held {
             Write::AddInvite { hash, uses } => {
                 self.invites.insert(hash, uses);
             }
-            Write::SpendInvite { hash } => {
+            Write::AddAdmission { hash, account, db, key, ends_ms, .. } => {
+                if self.invites.contains_key(&hash) {
+                    return;
+                }
+                self.invites.insert(hash, 1);
+                self.admissions.insert(hash, (account, ends_ms, db, key));
+            }
+            Write::AddRedemption { db, key, bytes } => {
+                self.dbs.entry(db).or_default().redemptions.insert(key, bytes);
+            }
+            Write::CloseInvite { db, key } => {
+                self.dbs.entry(db).or_default().redemptions.remove(&key);
+                let (closed, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.admissions)
+                    .into_iter()
+                    .partition(|(_, (_, _, in_db, by))| (*in_db, *by) == (db, key));
+                self.admissions = kept.into_iter().collect();
+                for (hash, _) in closed {
+                    self.invites.remove(&hash);
+                }
+            }
+            Write::SpendInvite { hash, .. } => {
                 if let Some(uses) = self.invites.get_mut(&hash) {
                     *uses -= 1;
                 }
@@ -260,6 +295,10 @@ impl LogStore for MemoryStore {
             Some((*id, db.entries.len() as u64, *row))
         });
         Ok(of_account.collect())
+    }
+
+    fn redemptions(&self, db: &DbId) -> Result<Vec<Vec<u8>>, StoreError> {
+        Ok(self.of(db, |db| Some(db.redemptions.values().cloned().collect())).unwrap_or_default())
     }
 
     fn standing(&self, db: &DbId) -> Result<Option<Vec<u8>>, StoreError> {

@@ -16,7 +16,7 @@ pub use sqlite::SqliteStore;
 
 use std::collections::HashMap;
 
-use crate::format::{AccountId, BlobId, BlobRef, ChainHash, DbId, DeviceId, EntryHash, Head, KeyBox, Role};
+use crate::format::{AccountId, BlobId, BlobRef, ChainHash, DbId, DeviceId, EntryHash, Head, InviteKey, KeyBox, Role};
 use crate::keyring::AuthorState;
 
 /// Why a store cannot do what was asked.
@@ -117,10 +117,46 @@ pub enum Write {
         /// How many registrations.
         uses: u32,
     },
-    /// One registration with a code. Expects a use to be left.
+    /// An admission by an account: a code for one registration until `ends_ms`. Known ones are kept as they are. Expects
+    /// the account to have fewer than `most` others open at `now_ms`.
+    AddAdmission {
+        /// Hash of the code.
+        hash: [u8; 32],
+        /// Who admits.
+        account: AccountId,
+        /// To which folder.
+        db: DbId,
+        /// By which invite.
+        key: InviteKey,
+        /// End, milliseconds since 1970 UTC.
+        ends_ms: i64,
+        /// Bound of open admissions of one account.
+        most: u32,
+        /// Now, milliseconds since 1970 UTC.
+        now_ms: i64,
+    },
+    /// One registration with a code. Expects a use to be left at `now_ms`.
     SpendInvite {
         /// Hash of the code.
         hash: [u8; 32],
+        /// Now, milliseconds since 1970 UTC.
+        now_ms: i64,
+    },
+    /// Somebody waits to become a member by an invite. Expects nobody to wait by the same, but for the same bytes again.
+    AddRedemption {
+        /// The folder.
+        db: DbId,
+        /// The invite.
+        key: InviteKey,
+        /// The encoded [`crate::api::Redeem`].
+        bytes: Vec<u8>,
+    },
+    /// The invite is used or over: nobody waits by it any more, and nobody is admitted to the server by it.
+    CloseInvite {
+        /// The folder.
+        db: DbId,
+        /// The invite.
+        key: InviteKey,
     },
     /// A session, by the hash of its token. Expects the device not to be revoked.
     AddSession {
@@ -275,6 +311,8 @@ pub trait LogStore: Send + Sync {
     fn former(&self, db: &DbId, account: &AccountId) -> Result<Option<u64>, StoreError>;
     /// Folders of an account with their lengths and its row in each, in ascending order of folder.
     fn dbs_of(&self, account: &AccountId) -> Result<Vec<(DbId, u64, MemberRow)>, StoreError>;
+    /// Who waits to become a member of a folder by an invite: encoded [`crate::api::Redeem`], in ascending order of key.
+    fn redemptions(&self, db: &DbId) -> Result<Vec<Vec<u8>>, StoreError>;
     /// The newest standing of a folder.
     fn standing(&self, db: &DbId) -> Result<Option<Vec<u8>>, StoreError>;
     /// The devices that have written to a folder, with their last entries.

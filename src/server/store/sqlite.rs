@@ -16,7 +16,7 @@ use crate::format::{AccountId, ChainHash, DbId, DeviceId, EntryHash, Head, KeyBo
 use crate::keyring::AuthorState;
 
 /// Layout of the tables, kept in `user_version`.
-const LAYOUT: i64 = 3;
+const LAYOUT: i64 = 4;
 
 /// `released` in `blob` is the entry since which no current file refers to the blob.
 const SCHEMA: &str = "
@@ -59,6 +59,18 @@ CREATE TABLE lock_holder (db BLOB NOT NULL, account BLOB NOT NULL, device BLOB N
     PRIMARY KEY (db, account, device)) WITHOUT ROWID;
 ";
 
+/// What layout 4 has more: admissions, which are invites of an account that end, and who waits to become a member by an
+/// invite to a folder.
+const JOINING: &str = "
+ALTER TABLE invite ADD COLUMN account BLOB;
+ALTER TABLE invite ADD COLUMN ends_ms INTEGER;
+ALTER TABLE invite ADD COLUMN db BLOB;
+ALTER TABLE invite ADD COLUMN key BLOB;
+CREATE INDEX invite_account ON invite (account) WHERE account IS NOT NULL;
+CREATE TABLE redemption (db BLOB NOT NULL, invite BLOB NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (db, invite))
+    WITHOUT ROWID;
+";
+
 /// Logs in SQLite.
 pub struct SqliteStore {
     path: PathBuf,
@@ -76,11 +88,13 @@ impl SqliteStore {
         writer.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=4000;")?;
         let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
         match transaction.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))? {
-            0 => {
-                transaction.execute_batch(&format!("{SCHEMA} {FORMER} {LOCK_HOLDER} PRAGMA user_version={LAYOUT};"))?
+            0 => transaction
+                .execute_batch(&format!("{SCHEMA} {FORMER} {LOCK_HOLDER} {JOINING} PRAGMA user_version={LAYOUT};"))?,
+            1 => {
+                transaction.execute_batch(&format!("{FORMER} {LOCK_HOLDER} {JOINING} PRAGMA user_version={LAYOUT};"))?
             }
-            1 => transaction.execute_batch(&format!("{FORMER} {LOCK_HOLDER} PRAGMA user_version={LAYOUT};"))?,
-            2 => transaction.execute_batch(&format!("{LOCK_HOLDER} PRAGMA user_version={LAYOUT};"))?,
+            2 => transaction.execute_batch(&format!("{LOCK_HOLDER} {JOINING} PRAGMA user_version={LAYOUT};"))?,
+            3 => transaction.execute_batch(&format!("{JOINING} PRAGMA user_version={LAYOUT};"))?,
             LAYOUT => {}
             found => return Err(StoreError::Newer { found, known: LAYOUT }),
         }
@@ -163,10 +177,33 @@ fn apply(connection: &Connection, write: &Write) -> Result<(), StoreError> {
             run("DELETE FROM session WHERE device=? AND account=?", params![device.0, account.0])?;
         }
         Write::AddInvite { hash, uses } => {
-            run("INSERT INTO invite VALUES (?,?)", params![hash, uses])?;
+            run("INSERT INTO invite VALUES (?,?,NULL,NULL,NULL,NULL)", params![hash, uses])?;
         }
-        Write::SpendInvite { hash } => {
-            expect(run("UPDATE invite SET uses=uses-1 WHERE hash=? AND uses>0", params![hash])?, "invite")?;
+        Write::AddAdmission { hash, account, db, key, ends_ms, most, now_ms } => {
+            run("DELETE FROM invite WHERE account=? AND (ends_ms<? OR uses=0)", params![account.0, now_ms])?;
+            let known = connection.prepare_cached("SELECT 1 FROM invite WHERE hash=?")?.exists(params![hash])?;
+            if !known {
+                let changed = run(
+                    "INSERT INTO invite SELECT ?1,1,?2,?3,?5,?6
+                     WHERE (SELECT COUNT(*) FROM invite WHERE account=?2)<?4",
+                    params![hash, account.0, ends_ms, most, db.0, key.0],
+                )?;
+                expect(changed, "admissions")?;
+            }
+        }
+        Write::SpendInvite { hash, now_ms } => {
+            let spend = "UPDATE invite SET uses=uses-1 WHERE hash=? AND uses>0 AND (ends_ms IS NULL OR ends_ms>=?)";
+            expect(run(spend, params![hash, now_ms])?, "invite")?;
+        }
+        Write::AddRedemption { db, key, bytes } => {
+            run("INSERT OR IGNORE INTO redemption VALUES (?,?,?)", params![db.0, key.0, bytes])?;
+            let same = "SELECT 1 FROM redemption WHERE db=? AND invite=? AND bytes=?";
+            let waits = connection.prepare_cached(same)?.exists(params![db.0, key.0, bytes])?;
+            expect(usize::from(waits), "redemption")?;
+        }
+        Write::CloseInvite { db, key } => {
+            run("DELETE FROM redemption WHERE db=? AND invite=?", params![db.0, key.0])?;
+            run("DELETE FROM invite WHERE account IS NOT NULL AND db=? AND key=?", params![db.0, key.0])?;
         }
         Write::AddSession { hash, session } => {
             let changed = run(
@@ -416,6 +453,10 @@ impl LogStore for SqliteStore {
             params![account.0],
             |row| Ok((DbId(row.get(0)?), uint(row, 1)?, member_row(row, 2)?)),
         )
+    }
+
+    fn redemptions(&self, db: &DbId) -> Result<Vec<Vec<u8>>, StoreError> {
+        self.all("SELECT bytes FROM redemption WHERE db=? ORDER BY invite", params![db.0], |row| row.get(0))
     }
 
     fn standing(&self, db: &DbId) -> Result<Option<Vec<u8>>, StoreError> {

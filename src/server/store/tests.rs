@@ -73,7 +73,10 @@ fn a_store_of_the_first_layout_is_taken_over() {
     {
         let old = rusqlite::Connection::open(&path).unwrap();
         drop(SqliteStore::open(&path).unwrap());
-        old.execute_batch("DROP TABLE former; DROP TABLE lock_holder; PRAGMA user_version=1;").unwrap();
+        let older = "DROP TABLE former; DROP TABLE lock_holder; DROP TABLE redemption; DROP INDEX invite_account;
+            ALTER TABLE invite DROP COLUMN account; ALTER TABLE invite DROP COLUMN ends_ms;
+            ALTER TABLE invite DROP COLUMN db; ALTER TABLE invite DROP COLUMN key; PRAGMA user_version=1;";
+        old.execute_batch(older).unwrap();
     }
     let store = SqliteStore::open(&path).unwrap();
     done(&store, vec![entry(1, 3), Write::Former { db: DB, account: BOB, seq: 1 }]);
@@ -132,7 +135,7 @@ fn an_invite_is_good_for_its_uses_and_no_more() {
     on_every_store(|store| {
         assert!(!store.has_invites().unwrap());
         done(store, vec![Write::AddInvite { hash: [5; 32], uses: 2 }]);
-        let spend = |hash| store.commit(&[vec![Write::SpendInvite { hash }]]).unwrap().remove(0).is_ok();
+        let spend = |hash| store.commit(&[vec![Write::SpendInvite { hash, now_ms: 0 }]]).unwrap().remove(0).is_ok();
         assert_eq!([spend([5; 32]), spend([6; 32]), spend([5; 32]), spend([5; 32])], [true, false, true, false]);
         assert!(store.has_invites().unwrap());
     });
@@ -210,5 +213,46 @@ fn devices_that_may_hold_locks_are_remembered_until_their_time_is_over() {
         assert_eq!(store.lock_holders(&DbId([9; 32]), 0).unwrap(), []);
         done(store, holder(BOB, 400, 300));
         assert_eq!(store.lock_holders(&DB, 0).unwrap(), [(BOB, LAPTOP)], "what ended is forgotten");
+    });
+}
+
+#[test]
+fn an_admission_ends_with_its_invite_its_time_and_its_use_and_is_bounded() {
+    on_every_store(|store| {
+        let key = InviteKey([7; 32]);
+        let add = |n: u8, key, now_ms| {
+            let job =
+                vec![Write::AddAdmission { hash: [n; 32], account: ALICE, db: DB, key, ends_ms: 100, most: 2, now_ms }];
+            store.commit(&[job]).unwrap().remove(0).is_ok()
+        };
+        let spend = |n: u8, now_ms| {
+            store.commit(&[vec![Write::SpendInvite { hash: [n; 32], now_ms }]]).unwrap().remove(0).is_ok()
+        };
+        assert!(add(1, key, 0) && add(2, InviteKey([8; 32]), 0));
+        assert!(!add(3, key, 0) && add(2, InviteKey([8; 32]), 0), "two at once; the same again");
+        assert!(!spend(1, 101), "too late");
+        done(store, vec![entry(1, 3), Write::CloseInvite { db: DbId([9; 32]), key }]);
+        assert!(spend(1, 100), "another folder's invite of the same key closes nothing here");
+        assert!(!spend(1, 100), "used");
+        assert!(add(4, key, 50), "a used one makes room");
+        done(store, vec![Write::CloseInvite { db: DB, key }]);
+        assert!(!spend(4, 60), "closed");
+        assert!(spend(2, 60), "the other is not");
+    });
+}
+
+#[test]
+fn by_one_invite_one_account_waits_until_it_is_closed() {
+    on_every_store(|store| {
+        let key = InviteKey([7; 32]);
+        let add = |bytes: &[u8]| {
+            let job = vec![Write::AddRedemption { db: DB, key, bytes: bytes.to_vec() }];
+            store.commit(&[job]).unwrap().remove(0).is_ok()
+        };
+        assert!(add(b"carol") && add(b"carol") && !add(b"dave"));
+        assert_eq!(store.redemptions(&DB).unwrap(), [b"carol".to_vec()]);
+        assert!(store.redemptions(&DbId([9; 32])).unwrap().is_empty());
+        done(store, vec![Write::CloseInvite { db: DB, key }]);
+        assert!(store.redemptions(&DB).unwrap().is_empty() && add(b"dave"));
     });
 }
