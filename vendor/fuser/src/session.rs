@@ -525,11 +525,22 @@ impl<FS: Filesystem> SessionEventLoop<FS> {
         // Buffer for receiving requests from the kernel. Only one is allocated and
         // it is reused immediately after dispatching to conserve memory and allocations.
         let mut buf = FuseReadBuf::new();
-        let buf = buf.as_mut();
+        // KegFS: what programs wrote is in the buffer, and the allocator keeps it for a while.
+        let mut used = 0;
+        let result = self.requests(buf.as_mut(), &mut used);
+        buf.as_mut()[..used].fill(0);
+        std::hint::black_box(buf.as_mut());
+        result
+    }
+
+    /// KegFS: the loop itself. `used` becomes the length of the longest request.
+    fn requests(&self, buf: &mut [u8], used: &mut usize) -> io::Result<()> {
         loop {
             // Read the next request from the given channel to kernel driver
             // The kernel driver makes sure that we get exactly one request per read
-            match self.ch.receive_retrying(buf) {
+            let received = self.ch.receive_retrying(buf);
+            *used = received.map_or(*used, |size| size.max(*used));
+            match received {
                 Ok(size) => match RequestWithSender::new(self.ch.sender(), &buf[..size]) {
                     // Dispatch request
                     Some(req) => {
