@@ -46,7 +46,7 @@ impl Inner {
         // Somebody else may append at the same moment: then once more, with what they have told.
         for _ in 0..3 {
             let own = accounts.refresh(me).await?;
-            self.hear()?;
+            self.hear(&own)?;
             let devices = own.devices().filter(|(_, device)| device.revoked_seq.is_none()).count();
             let mut news = accounts.store.local_contacts()?;
             news.retain(|contact| contact.account != me);
@@ -75,18 +75,22 @@ impl Inner {
         let identity = &self.shared.identity;
         let (generation, _) =
             own.user_key().map_err(|error| SyncError::Damaged(format!("the own user key: {error}")))?;
-        let seed = identity.user_keys.get(&generation).ok_or_else(|| {
-            SyncError::Damaged(format!("this device does not have generation {generation} of your user key"))
-        })?;
-        let sealed = seal_contacts(&own.id(), generation, seed, news);
+        // Of the generation that is current now, which may be newer than the session.
+        let seed = own
+            .open_seed(&identity.device)
+            .map_err(|error| SyncError::Damaged(format!("the own user key: {error}")))?;
+        let sealed = seal_contacts(&own.id(), generation, &seed, news);
         own.tell_contacts(now_ms(), &identity.device, generation, sealed)
             .map_err(|error| SyncError::Damaged(format!("the own account: {error}")))
     }
 
     /// Takes in what is new in the own account log.
-    fn hear(&self) -> Result<(), SyncError> {
+    fn hear(&self, own: &AccountLog) -> Result<(), SyncError> {
         let accounts = &self.shared.accounts;
         let me = accounts.me;
+        let seeds = own
+            .open_seeds(&self.shared.identity.device)
+            .map_err(|error| SyncError::Damaged(format!("the own user key: {error}")))?;
         let seen = accounts.store.setting(SEEN)?.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes);
         let entries = accounts.store.account_log(&me)?;
         let new = entries.iter().zip(1..).filter(|(_, seq)| *seq > seen);
@@ -96,7 +100,7 @@ impl Inner {
             else {
                 continue;
             };
-            let Some(seed) = self.shared.identity.user_keys.get(&generation) else { continue };
+            let Some(seed) = seeds.get(&generation) else { continue };
             // Signed by one of the own devices; what does not open was made by one that is broken.
             match open_contacts(&me, generation, seed, &sealed) {
                 Ok(contacts) => contacts.into_iter().try_for_each(|contact| accounts.hear(contact))?,
