@@ -222,7 +222,8 @@ fn bad_input_is_refused_with_the_next_step_and_changes_nothing() {
     let me = team.alice.account.as_str();
     let before = team.alice.ok(&["member", "list", "acme", "--json"]);
     let cases: &[(&[&str], i32, &str)] = &[
-        (&["member", "add", "acme", "bob"], 2, "account show"),
+        (&["member", "add", "acme", "dora"], 2, "account show"),
+        (&["member", "add", "acme", "bob"], 5, "already"),
         (&["member", "add", "acme", &nobody], 5, "account show"),
         (&["member", "add", "acme", me], 2, "yourself"),
         (&["member", "add", "acme", &team.bob.account], 5, "already"),
