@@ -43,9 +43,10 @@ fn read(layer: &Layer, below: &[u8]) -> Vec<u8> {
             Seen::Plain => {}
             Seen::Zero => out[span].fill(0),
             Seen::Below => {
-                for i in span {
-                    out[i] = below.get(i).copied().unwrap_or(0);
-                }
+                let known = span.start.min(below.len())..span.end.min(below.len());
+                let (old, new) = out[span].split_at_mut(known.len());
+                old.copy_from_slice(&below[known]);
+                new.fill(0);
             }
             Seen::Extent(_) => panic!("nothing is sealed here"),
         }
