@@ -1,4 +1,4 @@
-//! Rows 34–37: parameters, oracles, logins and encodings that an attacker chooses.
+//! Rows 33–37: suites, parameters, oracles, logins and encodings that an attacker chooses.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use kegfs::api::{ApiError, Challenge, Entries, ErrorCode, LoginRequest, LoginStatement};
 use kegfs::crypto::chunk::{ChunkKey, Opener, seal_into};
 use kegfs::crypto::{kdf, labels};
-use kegfs::format::{SignedEntry, decode, encode};
+use kegfs::format::limits::{SUITE, SUITE_OLDEST};
+use kegfs::format::{Envelope, SignedEntry, decode, encode};
 use kegfs::remote::{HttpOptions, RemoteError};
 use kegfs::sync::{Event, FETCH_DEADLINE, FetchError, connect};
 
@@ -278,4 +279,39 @@ fn row_37_encoding_tricks_and_parser_bombs() {
         team.alice.must_ignore(seq, "malformed");
     }
     assert!(wait(direct(&team.kegd.url(), &team.alice.identity()).dbs()).is_ok(), "the server is well");
+}
+
+#[test]
+fn row_33_downgrade_of_format_or_suite() {
+    let team = Team::new();
+    let shadow = Shadow::of(&team.kegd, &team.bob, &team.bob.folder);
+    let honest = shadow.batch(vec![crate::cheat::name("of an older suite")]);
+    assert_eq!(Envelope::decode(&honest.envelope).unwrap().suite, SUITE);
+    // The folder has moved to a newer suite, and Bob's changed client has seen it: an older one counts for nothing.
+    let older = shadow.forged(&honest, |envelope| envelope.suite = SUITE_OLDEST);
+    assert!(shadow.post(&older, &[]).is_err(), "an honest server refuses it");
+    team.alice.liar.tell(Append(older));
+    team.alice.must_ignore(team.head() + 1, "older format suite");
+    assert_eq!(team.alice.folder.name(), "acme");
+    // The server alone cannot relabel what is signed, and suites that nobody knows are no suites.
+    let mut relabelled = Envelope::decode(&honest.envelope).unwrap();
+    relabelled.suite = SUITE_OLDEST;
+    let relabelled = SignedEntry { envelope: encode(&relabelled), ..honest.clone() };
+    let unknown = [0, SUITE + 1, u16::MAX].map(|suite| shadow.forged(&honest, |envelope| envelope.suite = suite));
+    let mut state = kegfs::keyring::FolderState::new(shadow.db);
+    for entry in &shadow.entries {
+        state.advance(entry, &shadow.world, &shadow.chains).unwrap();
+    }
+    for entry in [&relabelled].into_iter().chain(&unknown) {
+        assert!(shadow.post(entry, &[]).is_err());
+        assert!(state.check(entry, &shadow.world, &shadow.chains).is_err());
+    }
+    team.bob.liar.tell(Append(unknown[1].clone()));
+    let why = team.bob.must_freeze();
+    assert!(why.contains("suite"), "{why}");
+    // An older or newer interface is none.
+    for version in ["v0", "v2"] {
+        let (status, body) = post(&format!("{}/{version}/login", team.kegd.url()), vec![]);
+        assert_eq!((status, decode::<ApiError>(&body).unwrap().code), (404, ErrorCode::NoRoute));
+    }
 }
