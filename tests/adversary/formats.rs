@@ -306,7 +306,14 @@ fn row_33_downgrade_of_format_or_suite() {
         assert!(shadow.post(entry, &[]).is_err());
         assert!(state.check(entry, &shadow.world, &shadow.chains).is_err());
     }
+    // One that a newer version may know is not taken in, and asks for an update; one that never was proves the lie.
+    let mark = team.bob.folder.replica.mark();
     team.bob.liar.tell(Append(unknown[1].clone()));
+    let refused = team.bob.look();
+    assert!(matches!(refused, Err(kegfs::sync::SyncError::UpdateNeeded(suite)) if suite == SUITE + 1), "{refused:?}");
+    assert_eq!((team.bob.folder.replica.mark(), team.bob.folder.frozen()), (mark, None));
+    team.bob.liar.repent();
+    team.bob.liar.tell(Append(unknown[0].clone()));
     let why = team.bob.must_freeze();
     assert!(why.contains("suite"), "{why}");
     // An older or newer interface is none.
