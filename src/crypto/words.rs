@@ -7,7 +7,7 @@
 //! # Why six words are enough
 //! A code lives for minutes. The one who could use a guess is the server, which holds the sealed request that a guess can
 //! be tried on, and only while the other device waits for it; afterwards the code opens nothing that the server does not
-//! know anyway. A guess costs an Argon2id of 64 MiB ([`password::code_root`](super::password::code_root)). 10,000
+//! know anyway. A guess costs an Argon2id of 64 MiB ([`super::password::code_root`]). 10,000
 //! machines with ten guesses a second each try 2^27 codes in a quarter of an hour: one chance in 2^39. Somebody without
 //! the server's help has the mailbox id to guess, 66 bits online. A table of all codes would have 2^66 rows.
 //!
