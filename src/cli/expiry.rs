@@ -64,7 +64,8 @@ fn day_start_ms(text: &str) -> Option<i64> {
     Some(day.to_zoned(TimeZone::system()).ok()?.timestamp().as_millisecond())
 }
 
-fn period_ms(text: &str) -> Option<i64> {
+/// `90s`, `30m`, `12h`, `7d`, `2w` in milliseconds.
+pub(super) fn period_ms(text: &str) -> Option<i64> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let seconds = match unit {
         "s" => 1,

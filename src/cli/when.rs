@@ -6,6 +6,8 @@ use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 
+use super::expiry::period_ms;
+
 /// A moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
@@ -45,18 +47,7 @@ pub fn version(seq: u64) -> String {
 }
 
 fn ago(text: &str, now_ms: i64) -> Option<i64> {
-    let period = text.strip_suffix("-ago")?;
-    let (number, unit) = period.split_at_checked(period.len().checked_sub(1)?)?;
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        "w" => 7 * 86_400,
-        _ => return None,
-    };
-    let period_ms = number.parse::<u32>().ok().and_then(|number| i64::from(number).checked_mul(seconds * 1_000))?;
-    now_ms.checked_sub(period_ms)
+    now_ms.checked_sub(period_ms(text.strip_suffix("-ago")?)?)
 }
 
 fn today(now_ms: i64, zone: &TimeZone) -> Option<Date> {
