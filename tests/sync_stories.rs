@@ -5,11 +5,12 @@
 mod locks;
 mod sync_support;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kegfs::format::Role;
-use kegfs::remote::{Call, Fault, RemoteError};
-use kegfs::sync::{Event, FetchError, SyncError};
+use kegfs::remote::{Call, Fault, HttpOptions, RemoteError};
+use kegfs::sync::{Event, FetchError, SyncError, connect};
 use sync_support::*;
 
 fn lost() -> RemoteError {
@@ -33,6 +34,34 @@ fn what_one_member_writes_the_other_reads() {
     assert_eq!(members, [("alice", Role::Owner, true), ("bob", Role::Editor, false)]);
     let label = pair.theirs.label(&pair.alice.session().device());
     assert_eq!(label.as_deref(), Some("alice's laptop"));
+}
+
+#[test]
+fn what_the_server_announces_it_gives_while_others_append() {
+    let pair = Pair::new();
+    let (db, url) = (pair.theirs.id(), pair.kegd.url());
+    let remote = connect(&HttpOptions { url, ..HttpOptions::default() }, &pair.bob.keys()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let over = AtomicBool::new(false);
+    let page_after = |head: u64| runtime.block_on(remote.entries(db, head, 1 << 20)).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for index in 0..150 {
+                write(&pair.ours, &format!("f{index}"), b"x");
+                pair.ours.wait_uploaded_blocking(PATIENCE).unwrap();
+            }
+            over.store(true, Ordering::Release);
+        });
+        let (mut head, mut asked) = (0, 0_u64);
+        while !over.load(Ordering::Acquire) {
+            let page = page_after(head);
+            let end = head + page.entries.len() as u64;
+            assert!(end > head || page.head_seq == head, "{} is announced after {head} and not given", page.head_seq);
+            assert!(page.head_seq >= end, "given up to {end}, announced only {}", page.head_seq);
+            (head, asked) = (end, asked + 1);
+        }
+        println!("{asked} pages, {head} entries");
+    });
 }
 
 #[test]

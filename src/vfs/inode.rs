@@ -209,7 +209,10 @@ impl Table {
         inodes: &mut HashMap<Ino, Arc<Inode>>,
         inode: &Arc<Inode>,
     ) -> Option<(Arc<Inode>, Option<Layer>, Vec<Frozen>)> {
-        if inode.pins.load(Ordering::Relaxed) > 0 {
+        // A stale one, which another of the same file has followed, must not take that one out: places in the journal
+        // that it holds would be waited for by nobody and filled by nobody.
+        let stale = inodes.get(&inode.ino).is_none_or(|entered| !Arc::ptr_eq(entered, inode));
+        if stale || inode.pins.load(Ordering::Relaxed) > 0 {
             return None;
         }
         let mut state = inode.state.lock();
@@ -266,5 +269,29 @@ impl Table {
             }
         }
         shown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory::MemoryFolder;
+    use super::*;
+
+    #[test]
+    fn a_stale_inode_does_not_take_its_successor_out_of_the_table() {
+        let folder = Mounted::new(MemoryFolder::new("acme"), 1);
+        let table = Arc::<Table>::default();
+        let pin = table.pin(&folder, 2, KegId([7; 16]));
+        let stale = Arc::clone(&pin);
+        drop(pin);
+        assert!(table.get(stale.ino).is_none(), "nobody needs it");
+        // Somebody writes; nobody has the file open any more, but its place in the journal is not filled yet.
+        let pin = table.pin(&folder, 2, KegId([7; 16]));
+        let waiting = Arc::clone(&pin);
+        let layer = Layer::new(0, 0, 0);
+        waiting.state.lock().frozen.push_back(Frozen { place: Place::Lost, layer });
+        drop(pin);
+        table.tidy(&stale);
+        assert!(table.get(waiting.ino).is_some_and(|entered| Arc::ptr_eq(&entered, &waiting)));
     }
 }

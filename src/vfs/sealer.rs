@@ -177,12 +177,15 @@ impl Worker {
     fn settle(&self, folder: &Mounted, blob: BlobId, members: Vec<(Job, u32, ChunkKey)>) {
         self.core.disk.lock().take();
         folder.unsynced.lock().push(blob);
-        let mut inodes: HashMap<Ino, Arc<Inode>> = HashMap::with_capacity(members.len());
+        let mut inodes: Vec<Arc<Inode>> = Vec::with_capacity(members.len());
         for (job, blob_offset, key) in members {
             job.block.seal(Place { blob, blob_offset, key: Zeroizing::new(*key.as_bytes()) });
-            inodes.entry(job.inode.ino).or_insert(job.inode);
+            inodes.push(job.inode);
         }
-        for inode in inodes.into_values() {
+        // By address, not by number: of two inodes of one file, the older is only here with what nobody wants any more.
+        inodes.sort_unstable_by_key(|inode| Arc::as_ptr(inode).addr());
+        inodes.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        for inode in inodes {
             self.core.settle(&inode);
         }
     }

@@ -84,11 +84,13 @@ pub async fn entries(
     let max_bytes = max_bytes.unwrap_or(ENTRIES_MAX_BYTES).min(ENTRIES_MAX_BYTES);
     let body = blocking(move || {
         let until = app.folders.readable_until(&caller, &db)?;
+        // Read before the entries: what is announced is given. What came in between may be given unannounced.
+        let head = app.store.head(&db)?.ok_or_else(Refused::not_found)?;
         let mut stored = app.store.entries(&db, after, max_bytes)?;
         stored.truncate(usize::try_from(until.saturating_sub(after)).unwrap_or(usize::MAX));
-        // Read after the entries, so that it is not behind them.
-        let head = app.store.head(&db)?.ok_or_else(Refused::not_found)?;
-        Ok(encode_entries(&stored, head.seq.min(until)))
+        let head_seq = head.seq.min(until);
+        let head_seq = if stored.is_empty() { head_seq } else { head_seq.max(after + stored.len() as u64) };
+        Ok(encode_entries(&stored, head_seq))
     })
     .await?;
     Ok(([(header::CONTENT_TYPE, api::CBOR)], Bytes::from(body)).into_response())
