@@ -272,6 +272,7 @@ impl Folder {
         let (since_ms, stale_since_ms, last_error) = self.link.report();
         let stored = self.local.usage();
         let present = *self.standing.read();
+        let pending_ops = self.replica.pending_counts().pending;
         Status {
             db: self.id,
             name: self.name(),
@@ -281,9 +282,10 @@ impl Folder {
             stale_since_ms,
             head_seq: self.replica.mark().seq,
             epoch: self.replica.standing().epoch,
-            pending_ops: self.replica.pending_counts().pending,
-            pending_blobs: stored.spool_blobs,
-            pending_bytes: stored.spool_bytes,
+            pending_ops,
+            // What no operation waits with is not going to be uploaded.
+            pending_blobs: if pending_ops > 0 { stored.spool_blobs } else { 0 },
+            pending_bytes: if pending_ops > 0 { stored.spool_bytes } else { 0 },
             cache_bytes: stored.cache_bytes,
             last_error: self.waiting_for_role().or(last_error),
             rotation_due: present.rotation_due,

@@ -118,6 +118,10 @@ impl Core {
             if op.is_none() && !unlinked {
                 break;
             }
+            if op.is_some() {
+                // Before the journal has it: what it names must never be taken for an orphan.
+                frozen.layer.name_blobs();
+            }
             let filled = match frozen.place {
                 Place::Held(slot) => {
                     frozen.place = Place::Lost;
@@ -176,7 +180,7 @@ impl Core {
                     self.keeper.wait_for(&mut busy, KEEPER_TICK);
                 } else {
                     // A wake-up that is missed while stopping costs a minute of a sleeping thread and nothing else.
-                    self.keeper.wait_for(&mut busy, Duration::from_secs(60));
+                    self.keeper.wait_for(&mut busy, self.options.orphan_age);
                 }
                 *busy = false;
             }
@@ -191,6 +195,7 @@ impl Core {
             for inode in self.table.all() {
                 busy |= self.look_after(&inode);
             }
+            self.mounted().iter().for_each(|folder| folder.discard_orphans(self.options.orphan_age));
             if busy {
                 *self.keeper_busy.lock() = true;
             }

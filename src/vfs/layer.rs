@@ -295,6 +295,15 @@ impl Layer {
         Some(Op { base: self.base, at_ns: self.changed_ns, kind })
     }
 
+    /// Its operation goes to the journal.
+    pub(super) fn name_blobs(&self) {
+        for piece in self.pieces.values() {
+            if let What::Frozen(block, _) = &piece.what {
+                block.name();
+            }
+        }
+    }
+
     /// The first byte at or behind `offset` of which this layer knows that it is data (`true`) or a hole, with the end
     /// of that knowledge; `None` for the layer beneath.
     pub(super) fn kind_at(&self, offset: u64) -> (Option<bool>, u64) {

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::format::{BlobId, DbId, KegId};
 use crate::keg::{Node, ROOT_INO};
+use crate::sys::clock;
 
 use super::keg_dir::Numbers;
 use super::{Attr, FolderSource, Ino, ReadOnlyReason, VfsError, VfsOptions};
@@ -40,6 +41,8 @@ pub(super) struct Mounted {
     pub fills: AtomicU64,
     /// Blobs spooled since the last sync.
     pub unsynced: Mutex<Vec<BlobId>>,
+    /// Spooled blobs that no operation names and nothing refers to any more, and since when.
+    orphans: Mutex<Vec<(Instant, BlobId)>>,
     /// What is in `.keg`, by number.
     pub keg: Numbers,
     /// For another state of a folder: that folder, and the number of the directory in its `.keg`.
@@ -49,6 +52,23 @@ pub(super) struct Mounted {
 impl Mounted {
     pub(super) fn new(source: Arc<dyn FolderSource>, index: u64) -> Arc<Self> {
         Self::placed(source, index, None)
+    }
+
+    /// Nothing refers to a spooled blob any more, and no operation ever named it.
+    pub(super) fn orphaned(&self, blob: BlobId) {
+        self.orphans.lock().push((clock::monotonic(), blob));
+    }
+
+    /// Takes orphans out of the spool that have been ones for `age`. One that cannot be removed goes when the folder
+    /// is opened the next time.
+    pub(super) fn discard_orphans(&self, age: Duration) {
+        let now = clock::monotonic();
+        let old: Vec<_> = self.orphans.lock().extract_if(.., |(since, _)| now - *since >= age).collect();
+        for (_, blob) in old {
+            if let Err(error) = self.source.discard(&blob) {
+                tracing::warn!(%blob, %error, "a blob that nothing refers to stays in the spool");
+            }
+        }
     }
 
     /// Another state of a folder, in a directory of its `.keg`. Never written to, and gone with the folder.
@@ -65,6 +85,7 @@ impl Mounted {
             foreign: AtomicU64::new(0),
             fills: AtomicU64::new(0),
             unsynced: Mutex::default(),
+            orphans: Mutex::default(),
             keg: Numbers::default(),
             within,
         })

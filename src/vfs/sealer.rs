@@ -16,7 +16,7 @@ use crate::crypto::{padme, verified};
 use crate::format::BlobId;
 use crate::sys::{clock, random};
 
-use super::block::{Block, Place};
+use super::block::{Block, Place, Spooled};
 use super::core::Core;
 use super::inode::Inode;
 use super::mounted::Mounted;
@@ -174,12 +174,14 @@ impl Worker {
         }
     }
 
-    fn settle(&self, folder: &Mounted, blob: BlobId, members: Vec<(Job, u32, ChunkKey)>) {
+    fn settle(&self, folder: &Arc<Mounted>, blob: BlobId, members: Vec<(Job, u32, ChunkKey)>) {
         self.core.disk.lock().take();
         folder.unsynced.lock().push(blob);
+        let spooled = Spooled::new(blob, folder.clone());
         let mut inodes: Vec<Arc<Inode>> = Vec::with_capacity(members.len());
         for (job, blob_offset, key) in members {
-            job.block.seal(Place { blob, blob_offset, key: Zeroizing::new(*key.as_bytes()) });
+            let key = Zeroizing::new(*key.as_bytes());
+            job.block.seal(Place { blob, blob_offset, key, spooled: Some(spooled.clone()) });
             inodes.push(job.inode);
         }
         // By address, not by number: of two inodes of one file, the older is only here with what nobody wants any more.

@@ -16,7 +16,7 @@ use super::block::Block;
 use super::core::Core;
 use super::inode::{FileState, Inode};
 use super::keg_dir::is_keg_handle;
-use super::layer::{Layer, Seen, Shared};
+use super::layer::{Layer, Shared};
 use super::{Vfs, VfsError};
 
 /// Bytes taken at once: what the 32 bits of the kernel's answer can express, in whole chunks.
@@ -145,9 +145,10 @@ fn parts_in_memory(state: &FileState, span: Range<u64>) -> Vec<Part> {
                 Shared::Plain => {
                     end = end.min(at + COPY_STEP);
                     let mut bytes = Zeroizing::new(vec![0; (end - at) as usize]);
-                    what = match layer.see(at..end, &mut bytes).0 {
-                        // Sealed between the two looks.
-                        Seen::Extent(extent) => What::Stored(Block::stored(&extent), extent.chunk_skip),
+                    layer.see(at..end, &mut bytes);
+                    what = match layer.share(at..end).0 {
+                        // Sealed since the first look, perhaps before the bytes were copied.
+                        Shared::Block(block, skip) => What::Stored(block, skip),
                         _ => {
                             copied += end - at;
                             What::Bytes(bytes)

@@ -206,6 +206,9 @@ pub struct VfsOptions {
     pub deadline: Duration,
     /// A file that is still open is flushed when nothing was written to it for this long.
     pub idle_flush: Duration,
+    /// How long a blob stays in the spool that nothing refers to any more: longer than `deadline`, for who is reading what
+    /// was overwritten meanwhile.
+    pub orphan_age: Duration,
 }
 
 impl Default for VfsOptions {
@@ -220,6 +223,7 @@ impl Default for VfsOptions {
             cache_max_bytes: 96 << 20,
             deadline: Duration::from_secs(30),
             idle_flush: Duration::from_secs(1),
+            orphan_age: Duration::from_secs(60),
         }
     }
 }

@@ -106,10 +106,24 @@ impl Desk {
 
     /// No written plaintext is left in memory, as soon as the packs that hold moot blocks are closed.
     pub fn drained(&self) {
+        self.eventually("no plaintext stays in memory", || self.vfs.memory_bytes().0 == 0);
+    }
+
+    pub fn eventually(&self, what: &str, check: impl Fn() -> bool) {
         let until = std::time::Instant::now() + Duration::from_secs(10);
-        while self.vfs.memory_bytes().0 > 0 {
-            assert!(std::time::Instant::now() < until, "{} bytes stay in memory", self.vfs.memory_bytes().0);
+        while !check() {
+            assert!(std::time::Instant::now() < until, "it did not come true that {what}");
             std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Clones a range, in as many steps as it takes.
+    pub fn copy(&self, from: u64, from_offset: u64, to: u64, to_offset: u64, len: u64) {
+        let mut done = 0;
+        while done < len {
+            let part = self.vfs.copy_range(from, from_offset + done, to, to_offset + done, len - done).unwrap();
+            assert!(part > 0, "the source ends at {done} of {len}");
+            done += u64::from(part);
         }
     }
 

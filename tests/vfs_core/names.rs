@@ -1,5 +1,7 @@
 //! The tree: names, kinds, links, listings, times.
 
+use std::time::Duration;
+
 use super::desk::*;
 use kegfs::format::OpKind;
 use kegfs::vfs::*;
@@ -83,7 +85,8 @@ fn a_rename_never_overtakes_the_data() {
 
 #[test]
 fn an_unlinked_file_lives_while_it_is_open_and_is_never_journaled() {
-    let desk = desk_with(VfsOptions { dirty_max_bytes: 8 << 20, ..VfsOptions::default() });
+    let orphan_age = Duration::from_millis(50);
+    let desk = desk_with(VfsOptions { dirty_max_bytes: 8 << 20, orphan_age, ..VfsOptions::default() });
     let (ino, fh) = desk.create("temporary");
     desk.write(fh, 0, b"before");
     desk.vfs.unlink(ROOT, b"temporary").unwrap();
@@ -93,10 +96,36 @@ fn an_unlinked_file_lives_while_it_is_open_and_is_never_journaled() {
     assert_eq!(desk.size(ino), 6 + data.len() as u64);
     let all = desk.read_all(fh);
     assert!(all[..6] == b"before"[..] && all[6..] == data);
+    assert!(desk.folder.stored().0 > 0, "it was too much for the memory");
     desk.close(fh);
     desk.settle();
     desk.drained();
     assert!(desk.folder.journal().iter().all(|op| !matches!(op, OpKind::Content { .. })));
+    desk.eventually("the spool lets go of it", || desk.folder.stored().0 == 0);
+}
+
+#[test]
+fn what_was_overwritten_before_its_turn_leaves_the_spool_and_what_is_shared_stays() {
+    let orphan_age = Duration::from_millis(50);
+    let desk = desk_with(VfsOptions { orphan_age, dirty_max_bytes: 8 << 20, ..VfsOptions::default() });
+    let ((_, one), (_, other)) = (desk.create("one"), desk.create("other"));
+    desk.vfs.unlink(ROOT, b"one").unwrap();
+    let data = pattern(2, 20 << 20);
+    desk.write(one, 0, &data);
+    desk.fsync(one);
+    // The clone is of blobs that are in no journal, and goes to the journal itself.
+    desk.copy(one, 4 << 20, other, 0, 8 << 20);
+    desk.fsync(other);
+    let before = desk.folder.stored().0;
+    desk.close(one);
+    desk.eventually("the rest leaves the spool", || desk.folder.stored().0 < before);
+    std::thread::sleep(4 * orphan_age);
+    assert!(desk.read(other, 0, 8 << 20) == data[4 << 20..12 << 20]);
+    desk.close(other);
+    desk.settle();
+    let fh = desk.open("other", READ);
+    assert!(desk.read(fh, 0, 8 << 20) == data[4 << 20..12 << 20]);
+    desk.close(fh);
 }
 
 #[test]
