@@ -5,30 +5,11 @@
 mod history;
 mod sync_support;
 
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use kegfs::format::{AccountId, Role};
 use kegfs::sync::{Event, Folder, History, SyncError};
-use kegfs::sys::clock;
 use sync_support::*;
-
-fn now_ms() -> i64 {
-    clock::unix_nanos() / 1_000_000
-}
-
-/// Everything that happens at a person, from now on.
-fn events(person: &Person) -> impl Fn() -> Vec<Event> + use<> {
-    let (tell, told) = std::sync::mpsc::channel();
-    let tell = Mutex::new(tell);
-    person.session().on_event(move |event| drop(tell.lock().unwrap().send(event.clone())));
-    let seen = Mutex::new(Vec::new());
-    move || {
-        let mut seen = seen.lock().unwrap();
-        seen.extend(told.try_iter());
-        seen.clone()
-    }
-}
 
 fn epoch(folder: &Folder) -> u32 {
     folder.status().epoch

@@ -25,27 +25,44 @@ impl fmt::Debug for Letter {
     }
 }
 
-/// A side of a mailbox.
+/// A side of a mailbox, in the order in which they are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
-    /// What the new device asks. Written without a login, since there is no account yet.
+    /// What the new device asks.
     Request,
-    /// What a device of the account answers.
+    /// What a device of an account offers it.
+    Offer,
+    /// What the new device had committed to in its request.
+    Reveal,
+    /// What the new device's user has found comparing both.
+    Verdict,
+    /// What the device of the account makes of it.
     Answer,
 }
 
 impl Side {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Request, Self::Offer, Self::Reveal, Self::Verdict, Self::Answer];
+
+    /// Written by the new device, so without a login, since there is no account yet.
+    pub fn is_new_devices(self) -> bool {
+        matches!(self, Self::Request | Self::Reveal | Self::Verdict)
+    }
+
     /// Its name in a path.
     pub fn name(self) -> &'static str {
         match self {
             Self::Request => "request",
+            Self::Offer => "offer",
+            Self::Reveal => "reveal",
+            Self::Verdict => "verdict",
             Self::Answer => "answer",
         }
     }
 
     /// The side with this name.
     pub fn named(name: &str) -> Option<Self> {
-        [Self::Request, Self::Answer].into_iter().find(|side| side.name() == name)
+        Self::ALL.into_iter().find(|side| side.name() == name)
     }
 }
 
@@ -147,7 +164,7 @@ mod tests {
         };
         let waiting = Redemptions { waiting: vec![Redeem { redemption, proof: [4; 64] }] };
         assert_eq!(decode::<Redemptions>(&encode(&waiting)).unwrap(), waiting);
-        assert_eq!((Side::named("request"), Side::named("answer")), (Some(Side::Request), Some(Side::Answer)));
+        assert!(Side::ALL.iter().all(|side| Side::named(side.name()) == Some(*side)));
         assert_eq!(Side::named("Request"), None);
     }
 }

@@ -49,10 +49,10 @@ pub const KEEP_ALIVE_SECS: u64 = 10;
 /// How long a mailbox keeps a letter, milliseconds: people walk from one machine to the other.
 pub const MAILBOX_MS: i64 = 15 * 60_000;
 
-/// Bytes of a new device's letter: its public keys and name.
+/// Bytes of a new device's letters: its public keys and name.
 pub const MAILBOX_REQUEST_MAX_BYTES: usize = 4 * 1024;
 
-/// Bytes of the answer: the heads of some 2,500 folders.
+/// Bytes of the others: the heads of some 2,500 folders.
 pub const MAILBOX_ANSWER_MAX_BYTES: usize = REQUEST_MAX_BYTES;
 
 /// The longest time for which an admission lasts, milliseconds: 90 days.

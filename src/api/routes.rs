@@ -28,7 +28,7 @@ pub const BLOB: &str = "/v1/dbs/{db}/blobs/{blob}";
 pub const LOCKS: &str = "/v1/dbs/{db}/locks";
 /// `GET` → server-sent events of the caller ([`HeadEvent`](super::HeadEvent), [`LockEvent`](super::LockEvent)).
 pub const EVENTS: &str = "/v1/events";
-/// `PUT` and `GET` [`Letter`](super::Letter). Without a token, but for putting an answer.
+/// `PUT` and `GET` [`Letter`](super::Letter). Without a token, but for putting an offer or answer.
 pub const MAILBOX: &str = "/v1/mailboxes/{mailbox}/{side}";
 /// `POST` [`Admit`](super::Admit) → [`Admitted`](super::Admitted).
 pub const ADMISSIONS: &str = "/v1/admissions";

@@ -10,7 +10,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use joining::{AcceptArgs, AccountJoin, AccountRecover, AccountRecovery, DeviceCommand, InviteArgs, ServerArgs};
+pub use joining::{
+    AcceptArgs, AccountJoin, AccountRecover, AccountRecovery, DeviceAdd, DeviceCommand, InviteArgs, ServerArgs,
+};
 pub use past::{ConflictsCommand, HistoryArgs, RestoreArgs, TrashArgs};
 
 const AFTER_HELP: &str = "\

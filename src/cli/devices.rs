@@ -4,15 +4,19 @@ use std::time::Duration;
 
 use super::control::{
     DeviceInfo, DeviceRequest, DeviceResponse, InviteInfo, InviteRequest, InviteResponse, Private, RevokedInfo,
+    WaitingInfo,
 };
-use super::describe;
 use super::failure::{Code, Failure};
 use super::unlocked::{Unlocked, role_name, role_of};
+use super::{compare, describe};
 use crate::crypto::Key;
 use crate::crypto::words::Code as DeviceCode;
 use crate::format::{DbId, DeviceKeys, InviteKey};
 use crate::keyring::InviteSecret;
 use crate::sync::{Invitation, Invite, OwnDevice, RECOVERY_NAME};
+
+/// How long one request waits for the new device's user; the command asks again.
+const DECIDING: Duration = Duration::from_secs(15);
 
 impl Unlocked {
     /// Does what is asked about devices.
@@ -29,11 +33,21 @@ impl Unlocked {
             }
             DeviceRequest::Waiting { code } => {
                 let candidate = session.device_waiting(&code_of(&code)?).map_err(told)?;
-                Ok(DeviceResponse::Waiting(candidate.name().to_owned()))
+                let (device, words) = (candidate.name().to_owned(), candidate.words().join(" "));
+                Ok(DeviceResponse::Waiting(WaitingInfo { device, words }))
             }
-            DeviceRequest::Add { code } => {
+            DeviceRequest::Add { code, words } => {
                 let candidate = session.device_waiting(&code_of(&code)?).map_err(told)?;
-                session.add_device(candidate).map(|device| DeviceResponse::Device(device_info(&device))).map_err(told)
+                if words != candidate.words().join(" ") {
+                    session.refuse_device(candidate).map_err(told)?;
+                    return Err(compare::differ());
+                }
+                let added = session.add_device(candidate, DECIDING).map_err(told)?;
+                Ok(added.map_or(DeviceResponse::Undecided, |device| DeviceResponse::Device(device_info(&device))))
+            }
+            DeviceRequest::Refuse { code } => {
+                let candidate = session.device_waiting(&code_of(&code)?).map_err(told)?;
+                session.refuse_device(candidate).map(|()| DeviceResponse::Done).map_err(told)
             }
             DeviceRequest::Revoke { device } => {
                 let (device, report) = session.revoke_device(&device).map_err(told)?;

@@ -7,6 +7,7 @@ mod activity;
 pub mod args;
 mod backend;
 mod commands;
+mod compare;
 mod conflicts;
 mod control;
 mod daemon;

@@ -20,7 +20,7 @@ use crate::keyring::Identity;
 use crate::remote::{HttpOptions, HttpRemote, Remote, RemoteError};
 use crate::replica::ReplicaError;
 use crate::sync::{
-    self, Event, Folder, History, Joined, Joining, KeptWork, NewAccount, Session, SessionPaths, SyncError,
+    self, Event, Folder, History, Joined, Joining, KeptWork, Meeting, NewAccount, Session, SessionPaths, SyncError,
 };
 use crate::sys::threads;
 use crate::vfs::FolderSource;
@@ -441,12 +441,28 @@ pub fn begin_joining(config: &Config, name: &str) -> Result<Joining, Failure> {
     Joining::begin(&options(config), name).map_err(|error| failure(&config.server, error))
 }
 
-/// Waits until it was let in.
+/// Waits until the code was typed on another device.
 ///
 /// # Errors
 /// Nobody typed the code in time; the server was caught.
-pub fn end_joining(config: &Config, joining: Joining, within: Duration) -> Result<Joined, Failure> {
-    joining.wait(within).map_err(|error| failure(&config.server, error))
+pub fn meet(config: &Config, joining: Joining, within: Duration) -> Result<Meeting, Failure> {
+    joining.meet(within).map_err(|error| failure(&config.server, error))
+}
+
+/// The words are the same: waits until it was let in.
+///
+/// # Errors
+/// It was refused there, or nothing was said in time; the server was caught.
+pub fn end_joining(config: &Config, meeting: Meeting, within: Duration) -> Result<Joined, Failure> {
+    meeting.accept(within).map_err(|error| failure(&config.server, error))
+}
+
+/// The words are not the same.
+///
+/// # Errors
+/// Those of telling the other device.
+pub fn refuse_meeting(config: &Config, meeting: Meeting) -> Result<(), Failure> {
+    meeting.refuse().map_err(|error| failure(&config.server, error))
 }
 
 /// A new device by the recovery phrase.
@@ -527,6 +543,8 @@ fn failure(server: &str, error: SyncError) -> Failure {
         | SyncError::DeviceNameTaken(_)
         | SyncError::ThisDevice
         | SyncError::NoDeviceWaits
+        | SyncError::CodeUsed
+        | SyncError::JoinRefused
         | SyncError::HasRecovery
         | SyncError::WrongPhrase
         | SyncError::BadInvite(_) => Code::Refused,

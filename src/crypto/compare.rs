@@ -1,4 +1,5 @@
-//! What two people read to each other to find out that nobody stands between them: twelve words.
+//! What two people read to each other to find out that nobody stands between them: twelve words. And what one person
+//! compares on two devices: three.
 //!
 //! # Construction
 //! The first 132 bits of a hash, spelt with the English list of BIP-39: 2,048 words that differ in their first four
@@ -10,6 +11,10 @@
 //! may choose both accounts, so a search costs the square root of what the words can say: 2^66 key generations for 132
 //! bits. Eight words would cost 2^44, which is an afternoon.
 //!
+//! # Why three between two devices
+//! There, who stands between has one attempt for each time that a person looks: each side's part is fixed before it sees
+//! the other's ([`crate::sync`]'s letters). One chance in 2^33.
+//!
 //! # The caller's duty
 //! The words prove what was compared and nothing else: remember the keys that they were made of.
 
@@ -19,6 +24,14 @@ use super::{kdf, labels};
 
 /// Words of a code.
 pub const WORDS: usize = 12;
+
+/// Words that two devices of one person show.
+pub const DEVICE_WORDS: usize = 3;
+
+/// The words that both devices show which have exchanged what `transcript` is the hash of.
+pub fn device_words(transcript: &[u8; 32]) -> [&'static str; DEVICE_WORDS] {
+    spell(transcript)
+}
 
 /// What is compared. Not secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +60,7 @@ impl Code {
     }
 }
 
-fn spell(digest: &[u8; 32]) -> [&'static str; WORDS] {
+fn spell<const N: usize>(digest: &[u8; 32]) -> [&'static str; N] {
     let list = Language::English.word_list();
     std::array::from_fn(|word| {
         // 11 bits, most significant first, from bit 11·word on.
@@ -70,7 +83,8 @@ mod tests {
         let mut digest = [0; 32];
         digest[1] = 0b0010_0000; // bit 10: the last of the first word
         digest[2] = 0b0000_0100; // bit 21: the last of the second
-        assert_eq!(spell(&digest)[..3], ["ability", "ability", "abandon"]);
+        assert_eq!(spell(&digest), ["ability", "ability", "abandon"]);
+        assert_eq!(device_words(&digest), spell(&digest));
     }
 
     #[test]

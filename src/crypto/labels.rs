@@ -99,12 +99,18 @@ labels! {
     CODE_ROOT = "device code root";
     /// Root of a device code → id of the mailbox. Public.
     CODE_MAILBOX = "device code mailbox";
-    /// Root of a device code → key of the new device's letter.
-    KEY_CODE_REQUEST = "device code request key";
-    /// Root of a device code, hash of the request → key of the answer.
-    KEY_CODE_ANSWER = "device code answer key";
-    /// The new device's letter, as it lies in the mailbox → what the answer is bound to.
-    HASH_CODE_REQUEST = "hash device code request";
+    /// Root of a device code, side of the mailbox, hash of the letters before → key of a letter.
+    KEY_CODE_LETTER = "device code letter key";
+    /// The letters so far, as they lie in the mailbox → what the next one is bound to.
+    HASH_CODE_LETTERS = "hash device code letters";
+    /// Nonce and keys of a new device → what it cannot change any more before it has seen the other's nonce.
+    COMMIT_JOINING = "joining nonce commitment";
+    /// Local key of a device, a request → its nonce for that request.
+    KEY_JOINING_NONCE = "nonce for a joining device";
+    /// Plaintext of the first three letters → what both devices show, and what the others are signed over.
+    COMPARE_JOINING = "compare joining devices";
+    /// Signs what a device says after the comparison.
+    SIGN_JOINING = "sign joining letter";
     /// Recovery phrase → seed of its signing key.
     KEY_RECOVERY_SIGN = "recovery phrase signing seed";
     /// Recovery phrase → seed of its X-Wing key.

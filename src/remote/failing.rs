@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -72,8 +72,6 @@ pub struct FailingRemote {
     /// Accounts of which another log is shown than the server has.
     shown: Mutex<HashMap<AccountId, AccountEntries>>,
     offline: AtomicBool,
-    /// Folders are shown as they were at this entry.
-    held_back: AtomicU64,
     cuts: watch::Sender<u64>,
 }
 
@@ -86,7 +84,6 @@ impl FailingRemote {
             calls: Mutex::default(),
             shown: Mutex::default(),
             offline: AtomicBool::new(false),
-            held_back: AtomicU64::new(u64::MAX),
             cuts: watch::channel(0).0,
         })
     }
@@ -113,11 +110,6 @@ impl FailingRemote {
         if offline {
             self.cuts.send_modify(|cuts| *cuts += 1);
         }
-    }
-
-    /// Shows every folder as it was at entry `upto`, as a server does that has gone back; `u64::MAX` ends it.
-    pub fn hold_back(&self, upto: u64) {
-        self.held_back.store(upto, Ordering::SeqCst);
     }
 
     /// How often `call` was made.
@@ -214,14 +206,7 @@ impl Remote for FailingRemote {
     }
 
     fn entries(&self, db: DbId, after: u64, max_bytes: u64) -> Answer<'_, Entries> {
-        let upto = self.held_back.load(Ordering::SeqCst);
-        let older = async move {
-            let mut page = self.behind.entries(db, after, max_bytes).await?;
-            page.head_seq = page.head_seq.min(upto);
-            page.entries.truncate(usize::try_from(upto.saturating_sub(after)).unwrap_or(usize::MAX));
-            Ok(page)
-        };
-        self.meet(Call::Entries, Box::pin(older), |mut page| {
+        self.meet(Call::Entries, self.behind.entries(db, after, max_bytes), |mut page| {
             if let Some(first) = page.entries.first_mut() {
                 first.envelope = flip(std::mem::take(&mut first.envelope).into()).to_vec();
             }

@@ -279,10 +279,8 @@ impl Remote for HttpRemote {
     fn put_letter<'a>(&'a self, mailbox: MailboxId, side: Side, letter: &'a Letter) -> Answer<'a, ()> {
         Box::pin(async move {
             let call = self.small(Method::PUT, routes::mailbox(&mailbox, side), Some(encode(letter)));
-            let response = match side {
-                Side::Request => self.send_once(&call, None).await?,
-                Side::Answer => self.send(call).await?,
-            };
+            let response =
+                if side.is_new_devices() { self.send_once(&call, None).await? } else { self.send(call).await? };
             response.bytes().await.map_err(translate).map(drop)
         })
     }

@@ -316,3 +316,65 @@ fn what_is_no_tree_is_not_taken_in_and_leaves_nothing() {
         assert!(new.import(5).is_err(), "only once");
     }
 }
+
+/// A write to what was removed before the epoch began brings it back nowhere: not every replica knows what it was.
+#[test]
+fn what_was_removed_before_the_epoch_stays_away_whoever_writes_to_it() {
+    let log = vec![
+        confirmed(1, ALICE, 1, Some(vec![op(0, file(keg(1), "f")), op(0, content(keg(1), vec![extent(0, 9, 1)], 5))])),
+        confirmed(2, ALICE, 2, Some(vec![op(1, unlink(keg(1), "f"))])),
+        confirmed(3, ALICE, 3, None),
+        Confirmed {
+            horizon: 3,
+            ..confirmed(4, CAROL, 1, Some(vec![op(1, content(keg(1), vec![extent(0, 9, 2)], 6))]))
+        },
+    ];
+    let (full_dir, new_dir) = (tempdir(), tempdir());
+    let full = open(full_dir.path());
+    full.apply(&log, None).unwrap();
+    let new = newcomer(new_dir.path(), &log, 3, records(&full, 3)).unwrap();
+    new.apply(&log[3..], None).unwrap();
+    assert_eq!((names(&full), names(&new)), (vec![], vec![]));
+    assert_eq!(shown(&new), shown(&full));
+}
+
+/// A file that changed before an epoch began, and somebody's partial change, made before and sent after, by a client that
+/// does not carry what it means.
+#[test]
+fn a_sibling_takes_nothing_from_before_the_epoch_whoever_makes_it() {
+    let part = |at, number, mtime_ns| OpKind::Content {
+        keg: keg(1),
+        truncate: None,
+        holes: vec![],
+        extents: vec![extent(at, 10, number)],
+        size: 100,
+        mtime_ns,
+    };
+    let after = |entry| Confirmed { horizon: 3, ..entry };
+    let log = vec![
+        confirmed(
+            1,
+            ALICE,
+            1,
+            Some(vec![op(0, file(keg(1), "f")), op(0, content(keg(1), vec![extent(0, 100, 1)], 5))]),
+        ),
+        confirmed(2, BOB, 1, Some(vec![op(1, content(keg(1), vec![extent(0, 100, 2)], 6))])),
+        confirmed(3, ALICE, 2, None),
+        after(confirmed(4, CAROL, 1, Some(vec![op(1, part(20, 3, 7))]))),
+    ];
+    let (full_dir, new_dir) = (tempdir(), tempdir());
+    let full = open(full_dir.path());
+    full.apply(&log, None).unwrap();
+    let new = newcomer(new_dir.path(), &log, 3, records(&full, 3)).unwrap();
+    new.apply(&log[3..], None).unwrap();
+    for replica in [&full, &new] {
+        let view = replica.view();
+        let entries = view.readdir(1, 0, usize::MAX).unwrap();
+        let sibling = entries.iter().find(|entry| entry.name.windows(8).any(|part| part == b"conflict"));
+        let extents = view.extents(sibling.expect("a conflict").ino, 0, 1000).unwrap();
+        let blobs: Vec<_> = extents.iter().map(|extent| (extent.offset, extent.blob)).collect();
+        let (at_the_horizon, own) = (extent(0, 1, 2).blob, extent(0, 1, 3).blob);
+        assert_eq!(blobs, [(0, at_the_horizon), (20, own), (30, at_the_horizon)], "what the file was at the horizon");
+    }
+    assert_eq!(shown(&new), shown(&full));
+}

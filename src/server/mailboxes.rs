@@ -1,4 +1,4 @@
-//! Mailboxes: where a new device and one that knows the account leave a letter each, for a quarter of an hour.
+//! Mailboxes: where a new device and one that knows the account leave letters for each other, for a quarter of an hour.
 //!
 //! In memory only, and bounded: a server that restarts, or is flooded, makes people start over, and nothing else. What
 //! the letters say is sealed; a mailbox is found by who knows the code that its id follows from.
@@ -15,22 +15,17 @@ use crate::format::MailboxId;
 /// Bytes of all letters. Beyond it the oldest mailboxes are forgotten.
 const BYTES_MAX: usize = 64 << 20;
 
+/// The letters by side.
 #[derive(Default)]
-struct Mailbox {
-    request: Option<Vec<u8>>,
-    answer: Option<Vec<u8>>,
-}
+struct Mailbox([Option<Vec<u8>>; Side::ALL.len()]);
 
 impl Mailbox {
     fn side(&mut self, side: Side) -> &mut Option<Vec<u8>> {
-        match side {
-            Side::Request => &mut self.request,
-            Side::Answer => &mut self.answer,
-        }
+        &mut self.0[side as usize]
     }
 
     fn bytes(&self) -> usize {
-        [&self.request, &self.answer].into_iter().flatten().map(Vec::len).sum()
+        self.0.iter().flatten().map(Vec::len).sum()
     }
 }
 
@@ -58,10 +53,10 @@ impl Held {
 pub struct Mailboxes(Mutex<Held>);
 
 impl Mailboxes {
-    /// Leaves a letter. The same again succeeds. An answer needs a request.
+    /// Leaves a letter. The same again succeeds. All others need a request.
     ///
     /// # Errors
-    /// [`ErrorCode::AccountConflict`] where another letter lies, [`ErrorCode::NotFound`] for an answer to nothing.
+    /// [`ErrorCode::AccountConflict`] where another letter lies, [`ErrorCode::NotFound`] for one without a request.
     pub fn put(&self, id: MailboxId, side: Side, sealed: Vec<u8>, now_ms: i64) -> Result<(), Refused> {
         let mut held = self.0.lock();
         held.make_room(sealed.len(), now_ms);
@@ -105,13 +100,17 @@ mod tests {
     #[test]
     fn each_side_is_written_once_and_read_until_the_time_is_over() {
         let boxes = Mailboxes::default();
-        assert!(boxes.put(ID, Side::Answer, vec![1], 0).is_err(), "an answer to nothing");
+        for side in &Side::ALL[1..] {
+            assert!(boxes.put(ID, *side, vec![1], 0).is_err(), "an answer to nothing");
+        }
         boxes.put(ID, Side::Request, vec![2], 0).unwrap();
         boxes.put(ID, Side::Request, vec![2], 5).unwrap();
         assert!(boxes.put(ID, Side::Request, vec![3], 5).is_err(), "another letter");
         assert!(boxes.get(&ID, Side::Answer, 5).is_err());
         boxes.put(ID, Side::Answer, vec![4], 5).unwrap();
+        boxes.put(ID, Side::Offer, vec![5], 5).unwrap();
         assert_eq!(boxes.get(&ID, Side::Answer, MAILBOX_MS - 1).unwrap(), [4]);
+        assert_eq!(boxes.get(&ID, Side::Offer, MAILBOX_MS - 1).unwrap(), [5]);
         assert_eq!(boxes.get(&ID, Side::Request, MAILBOX_MS - 1).unwrap(), [2]);
         assert!(boxes.get(&ID, Side::Request, MAILBOX_MS).is_err());
         let held = boxes.0.lock();

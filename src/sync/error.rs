@@ -163,6 +163,16 @@ pub enum SyncError {
         "no new device waits under this code; compare the words, and whether both devices use the same server. A code is good for 15 minutes"
     )]
     NoDeviceWaits,
+    /// Another device has answered under the code.
+    #[error(
+        "another account or device has answered under this code already, so somebody else knows it; end `kegfs account join` on the new device and begin again with a new code"
+    )]
+    CodeUsed,
+    /// A device was not let in, or did not want to come in.
+    #[error(
+        "it was said on the other device that the words differ, or that it is not to be; nothing was changed. If the words did differ, somebody stands between the devices: begin again, and tell whoever runs the server"
+    )]
+    JoinRefused,
     /// There is a recovery phrase already.
     #[error(
         "the account has a recovery phrase already; if it is lost, revoke it first: kegfs device revoke 'recovery phrase'"

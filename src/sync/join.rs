@@ -2,13 +2,12 @@
 //! or by the recovery phrase.
 //!
 //! # By a code
-//! The new device makes its keys and a code of six words ([`crate::crypto::words`]), and leaves its public keys in a
-//! mailbox of the server, sealed under a key that follows from the code. A person types the words on a device of the
-//! account, which opens the letter, adds the keys to the account's log and answers, sealed under a key that follows from
-//! the code and the letter: which account it is, the head of its log, and the heads of all its folders. Who does not
-//! know the code can neither put other keys in the letter's place nor answer: the server is such a one.
+//! The new device makes its keys and a code of six words ([`crate::crypto::words`]), and exchanges letters with a device of
+//! the account ([`super::letters`]; its side is [`super::vouch`]). Both then show three words, and the new device goes on
+//! when its user has seen the same on the other: until then it knows the account's id and nothing else, and what it was
+//! told is nowhere but in memory.
 //!
-//! The new device accepts no state of account or folders that is older than that answer (THREATS row 31).
+//! The new device accepts no state of account or folders that is older than the other's answer (THREATS row 31).
 //!
 //! # By the recovery phrase
 //! Its keys are a device of the account; it signs the addition of the new one. Nobody tells the new device how long the
@@ -18,89 +17,28 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use minicbor::{Decode, Encode};
-
+use super::SyncError;
+use super::letters::{Answer, Exchange, Mark, Offer, Provision, Request, Reveal, VERSION, Verdict, commitment};
 use super::own::{check_name_free, unsigned};
 use super::register::connect;
 use super::runtime::Runtimes;
-use super::session::{CALL_DEADLINE, Inner};
 use super::status::now_ms;
-use super::{OwnDevice, Session, SyncError};
 use crate::api::{ErrorCode, Letter, Side};
+use crate::crypto::compare::DEVICE_WORDS;
 use crate::crypto::words::{Code, Phrase};
-use crate::crypto::{Key, aead, kdf, labels};
-use crate::format::{AccountId, DbId, DeviceKeys, Head, MailboxId, SignedAccountEntry, decode, encode};
+use crate::crypto::{Key, kdf, labels};
+use crate::format::{AccountId, Head, SignedAccountEntry, decode, encode};
 use crate::keyring::{AccountLog, DeviceSecrets, Identity, device_id};
 use crate::remote::{HttpOptions, HttpRemote, Remote};
 use crate::replica::{AccountStore, FolderRecord};
+use crate::sys::random;
 
-/// Between two looks into the mailbox.
-const LOOK: Duration = Duration::from_millis(700);
-/// Layout of both letters.
-const VERSION: u8 = 1;
+/// How long putting a letter may take.
+const SEND: Duration = Duration::from_secs(30);
 /// The setting of `account.db` that holds the marks of the device that let this one in.
 const MARKS: &str = "provision.marks";
-
-/// What follows from a code.
-struct CodeKeys {
-    mailbox: MailboxId,
-    root: Key,
-}
-
-impl CodeKeys {
-    fn of(code: &Code) -> Result<Self, SyncError> {
-        let root = code.root().map_err(|error| SyncError::System(error.to_string()))?;
-        let mailbox = MailboxId(kdf::commit(labels::CODE_MAILBOX, &[root.as_bytes()]));
-        Ok(Self { mailbox, root })
-    }
-
-    fn request_key(&self) -> Key {
-        kdf::derive(labels::KEY_CODE_REQUEST, &[self.root.as_bytes()])
-    }
-
-    /// Of the answer to exactly this request.
-    fn answer_key(&self, request: &Letter) -> Key {
-        let request = kdf::hash(labels::HASH_CODE_REQUEST, &[&request.sealed]);
-        kdf::derive(labels::KEY_CODE_ANSWER, &[self.root.as_bytes(), &request])
-    }
-}
-
-/// What the new device asks.
-#[derive(Encode, Decode)]
-#[cbor(array)]
-struct Request {
-    #[n(0)]
-    version: u8,
-    #[n(1)]
-    device: DeviceKeys,
-}
-
-/// What it is answered: nothing secret, but nothing that the server could have made.
-#[derive(Encode, Decode)]
-#[cbor(array)]
-struct Provision {
-    #[n(0)]
-    version: u8,
-    #[n(1)]
-    account: AccountId,
-    /// Of the account's log, the new device included.
-    #[n(2)]
-    head: Head,
-    #[n(3)]
-    marks: Vec<Mark>,
-}
-
-/// How far another device knew a folder.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(array)]
-pub(super) struct Mark {
-    #[n(0)]
-    pub db: DbId,
-    #[n(1)]
-    pub head: Head,
-    #[n(2)]
-    pub name: String,
-}
+/// Whose letters the new device opens.
+const OTHER: &str = "your other device";
 
 /// The marks that came with the provisioning of this device.
 pub(super) fn stored_marks(store: &AccountStore) -> Result<Vec<Mark>, SyncError> {
@@ -108,15 +46,35 @@ pub(super) fn stored_marks(store: &AccountStore) -> Result<Vec<Mark>, SyncError>
     decode(&bytes).map_err(|_| SyncError::Damaged("the marks of the device that let this one in".to_owned()))
 }
 
-/// A new device that waits for one that knows the account.
-pub struct Joining {
+/// What a new device has on its way in.
+struct Newcomer {
     runtimes: Runtimes,
     options: HttpOptions,
     remote: Arc<dyn Remote>,
     device: DeviceSecrets,
+    exchange: Exchange,
+}
+
+impl Newcomer {
+    fn send(&self, side: Side, letter: Letter) -> Result<(), SyncError> {
+        let (remote, mailbox) = (Arc::clone(&self.remote), self.exchange.mailbox);
+        self.runtimes.run(async move {
+            let sending = remote.put_letter(mailbox, side, &letter);
+            Ok(tokio::time::timeout(SEND, sending).await.map_err(|_| SyncError::TimedOut("leaving a letter"))??)
+        })
+    }
+
+    fn wait_for(&self, side: Side, within: Duration) -> Result<Option<Letter>, SyncError> {
+        let (remote, exchange) = (Arc::clone(&self.remote), self.exchange.clone());
+        self.runtimes.run(async move { exchange.wait_for(&*remote, side, within).await })
+    }
+}
+
+/// A new device that waits for one that knows the account.
+pub struct Joining {
+    newcomer: Newcomer,
     code: Code,
-    keys: Arc<CodeKeys>,
-    request: Letter,
+    nonce: [u8; 32],
 }
 
 impl Joining {
@@ -125,23 +83,23 @@ impl Joining {
     /// # Errors
     /// [`SyncError::BadLabel`], [`SyncError::Remote`].
     pub fn begin(options: &HttpOptions, name: &str) -> Result<Self, SyncError> {
-        let remote: Arc<dyn Remote> = HttpRemote::new(options, None)?;
-        Self::begin_at(options, remote, name)
+        Self::begin_with(options, name, Code::random())
     }
 
-    /// The same through `remote`, which needs no credentials.
+    /// The same under a code of the caller's making.
     ///
     /// # Errors
     /// As [`Self::begin`].
-    pub fn begin_at(options: &HttpOptions, remote: Arc<dyn Remote>, name: &str) -> Result<Self, SyncError> {
+    pub fn begin_with(options: &HttpOptions, name: &str, code: Code) -> Result<Self, SyncError> {
         crate::format::check_label(name).map_err(|_| SyncError::BadLabel(name.to_owned()))?;
-        let (runtimes, code) = (Runtimes::new()?, Code::random());
-        let (device, keys) = (DeviceSecrets::random(), CodeKeys::of(&code)?);
-        let plain = encode(&Request { version: VERSION, device: device.public(name) });
-        let request = Letter { sealed: aead::seal(&keys.request_key(), keys.mailbox.as_bytes(), &plain) };
-        let (to, letter, mailbox) = (Arc::clone(&remote), request.clone(), keys.mailbox);
-        runtimes.run(async move { Ok(to.put_letter(mailbox, Side::Request, &letter).await?) })?;
-        Ok(Self { runtimes, options: options.clone(), remote, device, code, keys: Arc::new(keys), request })
+        let (runtimes, remote): (_, Arc<dyn Remote>) = (Runtimes::new()?, HttpRemote::new(options, None)?);
+        let (device, nonce, mut exchange) = (DeviceSecrets::random(), random::array(), Exchange::of(&code)?);
+        let keys = device.public(name);
+        let request = Request { version: VERSION, commitment: commitment(&nonce, &keys), device: keys };
+        let letter = exchange.seal(Side::Request, &request);
+        let newcomer = Newcomer { runtimes, options: options.clone(), remote, device, exchange };
+        newcomer.send(Side::Request, letter)?;
+        Ok(Self { newcomer, code, nonce })
     }
 
     /// What the person types on the other device.
@@ -149,43 +107,80 @@ impl Joining {
         &self.code
     }
 
-    /// Waits for the other device's answer, and becomes a device of its account. Touches no disk.
+    /// Waits until the code was typed on the other device.
     ///
     /// # Errors
-    /// [`SyncError::TimedOut`]; [`SyncError::Misbehaviour`] for an answer that is not the other device's, or a log that is
-    /// not what it says.
-    pub fn wait(self, within: Duration) -> Result<Joined, SyncError> {
-        let (remote, keys, request) = (Arc::clone(&self.remote), Arc::clone(&self.keys), self.request.clone());
-        let provision = self.runtimes.run(async move {
-            let waiting = answer(&*remote, &keys, &request);
-            let timed = tokio::time::timeout(within, waiting).await;
-            timed.map_err(|_| SyncError::TimedOut("waiting for the code to be typed on another device"))?
-        })?;
-        let Provision { account, head, marks, .. } = provision;
-        complete(&self.runtimes, &self.options, account, self.device, Some(head), marks)
+    /// [`SyncError::TimedOut`]; [`SyncError::Misbehaviour`] for an offer by somebody who does not know the code.
+    pub fn meet(self, within: Duration) -> Result<Meeting, SyncError> {
+        let Self { mut newcomer, nonce, .. } = self;
+        let letter = newcomer.wait_for(Side::Offer, within)?;
+        let letter = letter.ok_or(SyncError::TimedOut("waiting for the code to be typed on another device"))?;
+        let offer: Offer = newcomer.exchange.open(Side::Offer, &letter, OTHER)?;
+        if offer.version != VERSION {
+            return Err(SyncError::Damaged("your other device's offer is of another version; update KegFS".to_owned()));
+        }
+        let reveal = newcomer.exchange.seal(Side::Reveal, &Reveal { nonce });
+        newcomer.send(Side::Reveal, reveal)?;
+        Ok(Meeting { newcomer, offer })
     }
 }
 
-async fn answer(remote: &dyn Remote, keys: &CodeKeys, request: &Letter) -> Result<Provision, SyncError> {
-    loop {
-        match remote.letter(keys.mailbox, Side::Answer).await {
-            Ok(Some(letter)) => {
-                let lying = |_| SyncError::Misbehaviour("it answered in the place of your other device".to_owned());
-                let plain = aead::open(&keys.answer_key(request), keys.mailbox.as_bytes(), &letter.sealed);
-                let plain = plain.map_err(lying)?;
-                let provision: Provision = decode(&plain).map_err(|_| {
-                    SyncError::Damaged("the answer of your other device; update KegFS there".to_owned())
-                })?;
-                if provision.version != VERSION {
-                    return Err(SyncError::Damaged("the answer is of another version; update KegFS".to_owned()));
-                }
-                return Ok(provision);
-            }
-            Ok(None) => {}
-            Err(error) if error.is_transient() => {}
-            Err(error) => return Err(error.into()),
+/// A new device and one of an account have met, as it seems: people compare the words. Touches no disk.
+pub struct Meeting {
+    newcomer: Newcomer,
+    offer: Offer,
+}
+
+impl Meeting {
+    /// What the other device must show too.
+    pub fn words(&self) -> [&'static str; DEVICE_WORDS] {
+        self.newcomer.exchange.words()
+    }
+
+    /// How the account calls itself; true when the words are the same.
+    pub fn account_name(&self) -> &str {
+        &self.offer.name
+    }
+
+    /// How the other device calls itself; true when the words are the same.
+    pub fn device_name(&self) -> &str {
+        &self.offer.device.name
+    }
+
+    /// The user has seen the same words on the other device: waits until that is said there too, and becomes a device of
+    /// its account.
+    ///
+    /// # Errors
+    /// [`SyncError::JoinRefused`] where it was refused there; [`SyncError::TimedOut`]; [`SyncError::Misbehaviour`] for an
+    /// answer that is not the other device's, or a log that is not what it says.
+    pub fn accept(self, within: Duration) -> Result<Joined, SyncError> {
+        let Self { mut newcomer, offer } = self;
+        let key = newcomer.device.signing_key();
+        let verdict = newcomer.exchange.seal_signed(Side::Verdict, &Verdict { same: true }, &key);
+        newcomer.send(Side::Verdict, verdict)?;
+        let letter = newcomer.wait_for(Side::Answer, within)?;
+        let letter = letter.ok_or(SyncError::TimedOut("waiting for the other device"))?;
+        let answer: Answer = newcomer.exchange.open_signed(Side::Answer, &letter, &offer.device, OTHER)?;
+        let Provision { head, marks } = answer.provision.ok_or(SyncError::JoinRefused)?;
+        let Newcomer { runtimes, options, device, .. } = newcomer;
+        let joined = complete(&runtimes, &options, offer.account, device, (Some(head), marks))?;
+        let by = device_id(&offer.device);
+        if !joined.log.may_write_at(&by, head.seq) {
+            let what = "the device that let this one in is none of the account's";
+            return Err(SyncError::Misbehaviour(what.to_owned()));
         }
-        tokio::time::sleep(LOOK).await;
+        Ok(joined)
+    }
+
+    /// The user has seen other words, or an account that is not theirs. The other device is told, so that it adds nothing.
+    ///
+    /// # Errors
+    /// [`SyncError::Remote`]; nothing is stored in any case.
+    pub fn refuse(self) -> Result<(), SyncError> {
+        let Self { mut newcomer, .. } = self;
+        let key = newcomer.device.signing_key();
+        let verdict = newcomer.exchange.seal_signed(Side::Verdict, &Verdict { same: false }, &key);
+        newcomer.send(Side::Verdict, verdict)
     }
 }
 
@@ -197,6 +192,7 @@ pub struct Joined {
     pub name: String,
     /// This device's name.
     pub device: String,
+    log: AccountLog,
     entries: Vec<SignedAccountEntry>,
     marks: Vec<Mark>,
 }
@@ -227,8 +223,7 @@ fn complete(
     options: &HttpOptions,
     account: AccountId,
     device: DeviceSecrets,
-    head: Option<Head>,
-    marks: Vec<Mark>,
+    (head, marks): (Option<Head>, Vec<Mark>),
 ) -> Result<Joined, SyncError> {
     let mut identity = Identity { account, device, user_keys: [].into(), local: Key::random() };
     let remote = connect(options, &identity)?;
@@ -244,7 +239,7 @@ fn complete(
     let bad = |error| SyncError::Misbehaviour(format!("the account's log gives this device no key: {error}"));
     identity.user_keys = log.open_seeds(&identity.device).map_err(bad)?;
     let device = log.device(&id).map_or_else(String::new, |device| device.keys.name.clone());
-    Ok(Joined { identity, name: log.name().to_owned(), device, entries, marks })
+    Ok(Joined { identity, name: log.name().to_owned(), device, log, entries, marks })
 }
 
 async fn fetch(remote: &dyn Remote, account: AccountId) -> Result<(AccountLog, Vec<SignedAccountEntry>), SyncError> {
@@ -292,81 +287,5 @@ pub fn recover_account(
         log.extend(&entry).map_err(unsigned)?;
         Ok(log.head())
     })?;
-    complete(&runtimes, options, account, new, Some(head), Vec::new())
-}
-
-/// A device that waits to be let in.
-pub struct Candidate {
-    device: DeviceKeys,
-    keys: CodeKeys,
-    request: Letter,
-}
-
-impl Candidate {
-    /// What it calls itself.
-    pub fn name(&self) -> &str {
-        &self.device.name
-    }
-}
-
-impl Session {
-    /// The device that waits under `code`.
-    ///
-    /// # Errors
-    /// [`SyncError::NoDeviceWaits`], [`SyncError::Remote`].
-    pub fn device_waiting(&self, code: &Code) -> Result<Candidate, SyncError> {
-        let keys = CodeKeys::of(code)?;
-        let (remote, mailbox) = (Arc::clone(&self.inner.shared.remote), keys.mailbox);
-        let letter = self.timed(CALL_DEADLINE, "asking for the new device", async move {
-            Ok(remote.letter(mailbox, Side::Request).await?)
-        })?;
-        let request = letter.ok_or(SyncError::NoDeviceWaits)?;
-        let lying = |_| SyncError::Misbehaviour("it put something else in the new device's place".to_owned());
-        let plain = aead::open(&keys.request_key(), keys.mailbox.as_bytes(), &request.sealed).map_err(lying)?;
-        let asked: Request =
-            decode(&plain).map_err(|_| SyncError::Damaged("the new device's request; update KegFS here".to_owned()))?;
-        if asked.version != VERSION {
-            return Err(SyncError::Damaged("the new device is of another version; update KegFS".to_owned()));
-        }
-        Ok(Candidate { device: asked.device, keys, request })
-    }
-
-    /// Makes the waiting device one of the account, and tells it what it must not accept less than. Can be repeated.
-    ///
-    /// # Errors
-    /// [`SyncError::DeviceNameTaken`], [`SyncError::BadLabel`], [`SyncError::Remote`].
-    pub fn add_device(&self, candidate: Candidate) -> Result<OwnDevice, SyncError> {
-        let inner = Arc::clone(&self.inner);
-        let id = device_id(&candidate.device);
-        let own = self.timed(CALL_DEADLINE, "adding the device", async move { inner.add_device(candidate).await })?;
-        self.list(&own).into_iter().find(|device| device.id == id).ok_or(SyncError::Closed)
-    }
-}
-
-impl Inner {
-    async fn add_device(&self, candidate: Candidate) -> Result<Arc<AccountLog>, SyncError> {
-        let Candidate { device, keys, request } = candidate;
-        let id = device_id(&device);
-        let add = |own: &AccountLog, by: &DeviceSecrets| {
-            if own.may_write_at(&id, own.head().seq) {
-                return Ok(None);
-            }
-            check_name_free(own, &device.name)?;
-            let bad = |error| SyncError::Damaged(format!("the own user key: {error}"));
-            let seed = own.open_seed(by).map_err(bad)?;
-            own.add_device(now_ms(), by, device.clone(), &seed).map(Some).map_err(unsigned)
-        };
-        let own = self.change_account(add).await?;
-        let member = self.all().into_iter().filter(|folder| folder.role().is_some());
-        let marks = member.map(|folder| Mark { db: folder.id(), head: folder.replica.mark(), name: folder.name() });
-        let provision = Provision {
-            version: VERSION,
-            account: own.id(),
-            head: own.head(),
-            marks: marks.filter(|mark| mark.head.seq > 0).collect(),
-        };
-        let sealed = aead::seal(&keys.answer_key(&request), keys.mailbox.as_bytes(), &encode(&provision));
-        self.shared.remote.put_letter(keys.mailbox, Side::Answer, &Letter { sealed }).await?;
-        Ok(own)
-    }
+    complete(&runtimes, options, account, new, (Some(head), Vec::new()))
 }

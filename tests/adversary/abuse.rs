@@ -604,6 +604,17 @@ fn abuse_path_tricks_in_ids() {
         files
     };
     let before = files();
+    // The very objects under another spelling are not there either.
+    let (loud_db, loud_account) = (db.to_uppercase(), scene.pair.alice.id.to_string().to_uppercase());
+    assert!(loud_db != db && wild.get(&format!("/v1/dbs/{db}/entries")).status == 200);
+    for path in [
+        format!("/v1/dbs/{loud_db}/entries"),
+        format!("/v1/dbs/{loud_db}/blobs/{good}"),
+        format!("/v1/dbs/{db}/blobs/{}", good.to_uppercase()),
+        format!("/v1/accounts/{loud_account}/log"),
+    ] {
+        assert_eq!(wild.get(&path).status, 400, "{path}");
+    }
     for trick in tricks {
         for path in [
             format!("/v1/dbs/{db}/blobs/{trick}"),

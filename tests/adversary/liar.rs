@@ -15,7 +15,7 @@ use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::response::Response;
 use futures_util::{StreamExt, stream};
-use kegfs::api::{self, AccountEntries, ApiError, AppendEntry, Entries, ErrorCode, HeadEvent, MemberBox};
+use kegfs::api::{self, AccountEntries, ApiError, AppendEntry, Entries, ErrorCode, HeadEvent, Letter, MemberBox, Side};
 use kegfs::format::{AccountId, BlobId, ChainHash, DbId, Head, SignedAccountEntry, SignedEntry, decode, encode};
 use kegfs::keyring::{account_entry_hash, chain};
 use parking_lot::{Mutex, RwLock};
@@ -34,6 +34,9 @@ pub enum Asked {
     Entries { db: DbId, after: u64 },
     Append { db: DbId, sent: Box<AppendEntry> },
     Box { db: DbId, seq: u64 },
+    Redemptions { db: DbId },
+    Letter { side: Side },
+    Leave { side: Side, letter: Letter },
     Put { blob: BlobId, bytes: Bytes },
     Blob { blob: BlobId },
     Range { blob: BlobId, offset: u64, len: u64 },
@@ -65,6 +68,9 @@ pub trait Lie: Send + Sync + 'static {
         truth
     }
     fn key_box(&self, _db: DbId, _seq: u64, truth: MemberBox) -> MemberBox {
+        truth
+    }
+    fn letter(&self, _side: Side, truth: Letter) -> Letter {
         truth
     }
     fn blob(&self, _blob: BlobId, truth: Vec<u8>) -> Vec<u8> {
@@ -175,6 +181,11 @@ fn understand(method: &Method, path: &str, query: &str, body: &Bytes) -> Asked {
         ["v1", "login", ..] => Asked::Login,
         ["v1", "events"] => Asked::Events,
         ["v1", "dbs"] if get => Asked::Dbs,
+        ["v1", "mailboxes", _, side] => match (Side::named(side), decode(body)) {
+            (Some(side), _) if get => Asked::Letter { side },
+            (Some(side), Ok(letter)) => Asked::Leave { side, letter },
+            _ => other(),
+        },
         ["v1", "accounts", id, "log"] if get => match id.parse() {
             Ok(account) => Asked::Account { account, after: number("after").unwrap_or(0) },
             Err(_) => other(),
@@ -187,6 +198,7 @@ fn understand(method: &Method, path: &str, query: &str, body: &Bytes) -> Asked {
                     Ok(sent) => Asked::Append { db, sent: Box::new(sent) },
                     Err(_) => other(),
                 },
+                ["redemptions"] if get => Asked::Redemptions { db },
                 ["boxes", seq] => Asked::Box { db, seq: seq.parse().unwrap_or(0) },
                 ["blobs", blob] if *blob != "missing" => {
                     let Ok(blob) = BlobId::from_canonical(blob) else { return other() };
@@ -296,6 +308,7 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
         for lie in &lies {
             bytes = match &asked {
                 Asked::Box { db, seq } => encode(&lie.key_box(*db, *seq, decode(&bytes).unwrap())),
+                Asked::Letter { side } => encode(&lie.letter(*side, decode(&bytes).unwrap())),
                 Asked::Blob { blob } => lie.blob(*blob, bytes),
                 Asked::Range { blob, offset, len } => lie.range(*blob, *offset, *len, bytes),
                 _ => bytes,

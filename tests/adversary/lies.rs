@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kegfs::api::{Appended, ErrorCode, HeadEvent, MemberBox};
+use kegfs::api::{Appended, ErrorCode, HeadEvent, Letter, MemberBox, Side};
 use kegfs::format::{AccountId, BlobId, DbId, SignedAccountEntry, SignedEntry, encode};
 use parking_lot::Mutex;
 
@@ -55,6 +55,15 @@ pub struct Boxes<F>(pub F);
 impl<F: Fn(MemberBox) -> MemberBox + Send + Sync + 'static> Lie for Boxes<F> {
     fn key_box(&self, _: DbId, _: u64, truth: MemberBox) -> MemberBox {
         (self.0)(truth)
+    }
+}
+
+/// Every letter in a mailbox is another.
+pub struct Letters<F>(pub F);
+
+impl<F: Fn(Side, Letter) -> Letter + Send + Sync + 'static> Lie for Letters<F> {
+    fn letter(&self, side: Side, truth: Letter) -> Letter {
+        (self.0)(side, truth)
     }
 }
 

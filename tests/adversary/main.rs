@@ -24,9 +24,11 @@ mod liar;
 mod lies;
 
 mod abuse;
+mod checkpoints;
 mod committing;
 mod content;
 mod formats;
+mod joining;
 mod keys;
 mod members;
 mod mounted;

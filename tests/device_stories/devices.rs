@@ -1,6 +1,5 @@
 //! Devices: added by a code, from paper, renamed, revoked.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use kegfs::api::{Letter, Side};
@@ -8,10 +7,10 @@ use kegfs::crypto::Key;
 use kegfs::crypto::words::{Code, Phrase};
 use kegfs::format::{MailboxId, Role};
 use kegfs::keyring::DeviceSecrets;
-use kegfs::remote::{Call, FailingRemote, Fault, HttpOptions, HttpRemote, Remote};
+use kegfs::remote::{Call, Fault, HttpOptions, HttpRemote, Remote};
 use kegfs::sync::{Event, Joining, RECOVERY_NAME, SyncError, recover_account};
 
-use crate::events;
+use crate::sync_support::hoard::wait;
 use crate::sync_support::*;
 
 fn options(kegd: &Kegd) -> HttpOptions {
@@ -54,64 +53,67 @@ fn a_code_is_for_one_device_and_a_wrong_one_finds_nobody() {
     let kegd = Kegd::start();
     let alice = Person::join(&kegd, "alice");
     let joining = Joining::begin(&options(&kegd), "phone").unwrap();
-    let wrong = Code::random();
-    assert!(matches!(alice.session().device_waiting(&wrong), Err(SyncError::NoDeviceWaits)));
+    assert!(matches!(alice.session().device_waiting(&Code::random()), Err(SyncError::NoDeviceWaits)));
     let code = Code::parse(&joining.code().to_text()).unwrap();
-    // Somebody else who has an account and the code answers first: the device joins nobody else's account unseen, the
-    // second answer is refused.
+    // Somebody else who has an account and the code answers first: the new device shows whose it would become, and
+    // alice's shows no words at all.
     let eve = Person::join(&kegd, "eve");
-    eve.session().add_device(eve.session().device_waiting(&code).unwrap()).unwrap();
-    let refused = alice.session().add_device(alice.session().device_waiting(&code).unwrap());
-    assert!(matches!(refused, Err(SyncError::Remote(_))), "{refused:?}");
-    assert_eq!(joining.wait(PATIENCE).unwrap().name, "eve");
-    // A name that is taken is refused before anything changes.
+    let (_, meeting) = eve.meet(joining);
+    let meeting = meeting.unwrap();
+    assert_eq!((meeting.account_name(), meeting.device_name()), ("eve", "laptop"));
+    assert!(matches!(alice.session().device_waiting(&code), Err(SyncError::CodeUsed)));
+    meeting.refuse().unwrap();
+    // A name that is taken is refused before anybody compares anything.
     let second = Joining::begin(&options(&kegd), "laptop").unwrap();
     let code = Code::parse(&second.code().to_text()).unwrap();
-    let taken = alice.session().add_device(alice.session().device_waiting(&code).unwrap());
+    let taken = alice.session().device_waiting(&code);
     assert!(matches!(taken, Err(SyncError::DeviceNameTaken(name)) if name == "laptop"));
     assert!(matches!(Joining::begin(&options(&kegd), "a/b"), Err(SyncError::BadLabel(_))));
-    assert!(matches!(second.wait(Duration::from_millis(300)), Err(SyncError::TimedOut(_))));
+    assert!(matches!(second.meet(Duration::from_millis(300)), Err(SyncError::TimedOut(_))));
 }
 
-/// Not even the server, which sees the mailbox, puts other keys or another account in.
+/// Whoever says no, or nothing: neither the account nor the new device has changed.
 #[test]
-fn row_31_a_server_that_writes_both_letters_itself_is_refused() {
+fn a_device_comes_in_only_when_both_sides_say_that_the_words_are_the_same() {
     let kegd = Kegd::start();
     let alice = Person::join(&kegd, "alice");
-    let anonymous: Arc<dyn Remote> = HttpRemote::new(&options(&kegd), None).unwrap();
-    let lying = FailingRemote::new(anonymous);
-    let joining = Joining::begin_at(&options(&kegd), lying.clone(), "phone").unwrap();
-    let code = Code::parse(&joining.code().to_text()).unwrap();
-    // The request, altered on its way to the old device.
-    alice.network.script(Call::Letter, 0, 1, Fault::Corrupt);
-    assert!(matches!(alice.session().device_waiting(&code), Err(SyncError::Misbehaviour(_))));
-    let candidate = alice.session().device_waiting(&code).unwrap();
-    alice.session().add_device(candidate).unwrap();
-    // The answer, altered on its way to the new one.
-    lying.script(Call::Letter, 0, 1, Fault::Corrupt);
-    assert!(matches!(joining.wait(PATIENCE), Err(SyncError::Misbehaviour(_))));
+    let begin = || alice.meet(Joining::begin(&options(&kegd), "phone").unwrap());
+    let head = |person: &Person| wait(person.network.account_log(person.id, 0)).unwrap().head;
+    let before = head(&alice);
+    // The new device says no.
+    let (candidate, meeting) = begin();
+    meeting.unwrap().refuse().unwrap();
+    assert!(matches!(alice.session().add_device(candidate, PATIENCE), Err(SyncError::JoinRefused)));
+    // The old one does.
+    let (candidate, meeting) = begin();
+    alice.session().refuse_device(candidate).unwrap();
+    assert!(matches!(meeting.unwrap().accept(PATIENCE), Err(SyncError::JoinRefused)));
+    // The new one says nothing, and then the old one.
+    let (candidate, meeting) = begin();
+    let late = alice.session().add_device(candidate, Duration::from_millis(300)).unwrap();
+    assert_eq!((late, head(&alice)), (None, before));
+    assert!(matches!(meeting.unwrap().accept(Duration::from_millis(300)), Err(SyncError::TimedOut(_))));
+    assert_eq!((head(&alice), device_names(&alice)), (before, vec!["laptop".to_owned()]));
 }
 
 #[test]
-fn row_31_a_new_device_takes_no_older_folder_than_the_one_that_let_it_in() {
-    let pair = Pair::new();
-    write(&pair.ours, "a", b"1");
-    pair.settle();
-    // The server's state before, kept by a server that goes back later.
-    let before = pair.ours.replica.mark().seq;
-    write(&pair.ours, "b", b"2");
-    pair.settle();
-    let joined = pair.alice.add_device(&pair.kegd, "phone");
-    let mut phone = Person::from_joined(&pair.kegd, &joined);
-    let folder = phone.folder("acme");
-    folder.catch_up_blocking(PATIENCE).unwrap();
-    assert_eq!(folder.replica.mark(), pair.ours.replica.mark());
-    // The same device with a server that shows its folder as it was before.
-    phone.lock();
-    let fresh = Person::from_joined_held_back(&pair.kegd, &joined, before);
-    let folder = fresh.session().folder(&pair.ours.id().to_string()).unwrap();
-    eventually("the folder is frozen", || folder.frozen().is_some_and(|why| why.contains("your other device")));
-    assert!(!folder.writable());
+fn what_was_begun_can_be_completed_by_another_command_and_shows_the_same_words() {
+    let kegd = Kegd::start();
+    let mut alice = Person::join(&kegd, "alice");
+    let joining = Joining::begin(&options(&kegd), "phone").unwrap();
+    let code = Code::parse(&joining.code().to_text()).unwrap();
+    let (candidate, meeting) = alice.meet(joining);
+    let (words, meeting) = (candidate.words(), meeting.unwrap());
+    alice.unlock();
+    let again = alice.session().device_waiting(&code).unwrap();
+    assert_eq!((again.words(), again.name()), (words, "phone"));
+    let accepting = std::thread::spawn(move || meeting.accept(PATIENCE).unwrap());
+    assert!(alice.session().add_device(again, PATIENCE).unwrap().is_some());
+    assert_eq!(accepting.join().unwrap().name, "alice");
+    // Once more changes nothing: the answer is there.
+    let again = alice.session().device_waiting(&code).unwrap();
+    assert!(alice.session().add_device(again, PATIENCE).unwrap().is_some());
+    assert_eq!(device_names(&alice), ["laptop", "phone"]);
 }
 
 #[test]

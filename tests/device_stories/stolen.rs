@@ -15,7 +15,6 @@ use kegfs::remote::Remote;
 use kegfs::sync::Folder;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::now_ms;
 use crate::sync_support::*;
 
 /// Everybody's account logs and the folder's log, as the server has them.

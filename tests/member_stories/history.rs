@@ -3,82 +3,21 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kegfs::crypto::chunk::{ChunkKey, seal_into};
-use kegfs::crypto::verified;
-use kegfs::format::{
-    BlobId, BlobRef, Checkpoint, CheckpointState, Extent, KegId, NodeKind, OpKind, Record, Role, encode,
-};
+use kegfs::format::{KegId, NodeKind, OpKind, Role};
 use kegfs::keg::ROOT_INO;
-use kegfs::keyring::{Author, FolderState, KeyRing, seal_checkpoint};
-use kegfs::remote::{Call, Fault, Remote, RemoteError};
-use kegfs::replica::{CheckpointVerdict, Happening, ReplicaError};
-use kegfs::sync::{Event, Folder, History, SyncError};
+use kegfs::remote::{Call, Fault, RemoteError};
+use kegfs::sync::{Folder, History, SyncError};
 use kegfs::sys::{clock, random};
 
+use super::epoch;
 use super::sync_support::hoard::*;
+use super::sync_support::lived::*;
 use super::sync_support::*;
-use super::{epoch, events, now_ms};
-
-fn keg_of(folder: &Folder, name: &str) -> KegId {
-    folder.replica.view().lookup(ROOT_INO, name.as_bytes()).unwrap().unwrap().keg
-}
-
-/// Overwrites a part of a file.
-fn patch(folder: &Folder, name: &str, offset: u64, bytes: &[u8]) {
-    let keg = keg_of(folder, name);
-    let size = folder.replica.view().node_of(&keg).unwrap().unwrap().size;
-    let mut extents = seal(folder, bytes);
-    extents.iter_mut().for_each(|extent| extent.offset += offset);
-    let kind = OpKind::Content { keg, truncate: None, holes: vec![], extents, size, mtime_ns: clock::unix_nanos() };
-    folder.replica.submit(kind, clock::unix_nanos()).unwrap();
-}
-
-fn remove(folder: &Folder, name: &str) {
-    let kind = OpKind::Unlink { keg: keg_of(folder, name), parent: KegId::ROOT, name: name.as_bytes().to_vec() };
-    folder.replica.submit(kind, clock::unix_nanos()).unwrap();
-}
-
-fn sync(folder: &Arc<Folder>) {
-    folder.wait_uploaded_blocking(PATIENCE).unwrap();
-}
-
-fn ring(folder: &Folder) -> KeyRing {
-    KeyRing::from_bytes(&folder.replica.load_keyring().unwrap().unwrap()).unwrap()
-}
-
-/// A folder with old versions, a removed file, an overwritten range, and everything that a tree can have.
-fn lived_in() -> Pair {
-    let pair = Pair::new();
-    for version in ["OLD-1 of the plan", "OLD-2 of the plan", "the plan as it is"] {
-        write(&pair.ours, "plan", version.as_bytes());
-        sync(&pair.ours);
-    }
-    write(&pair.ours, "secret-OLD-name", b"OLD secret that was removed");
-    let mut large: Vec<u8> = (0..300_000u32).map(|index| (index / 7) as u8).collect();
-    large[100_000..100_012].copy_from_slice(b"OLD-password");
-    write(&pair.ours, "large", &large);
-    sync(&pair.ours);
-    remove(&pair.ours, "secret-OLD-name");
-    patch(&pair.ours, "large", 99_990, &[b'.'; 40]);
-    let keg = keg_of(&pair.ours, "plan");
-    let submit = |kind| drop(pair.ours.replica.submit(kind, clock::unix_nanos()).unwrap());
-    submit(OpKind::SetXattr { keg, name: b"user.tag".to_vec(), value: b"OLD-tag".to_vec() });
-    submit(OpKind::SetXattr { keg, name: b"user.tag".to_vec(), value: b"current".to_vec() });
-    submit(OpKind::Link { keg, parent: KegId::ROOT, name: b"plan too".to_vec() });
-    submit(OpKind::SetAttr { keg, mode: Some(0o640), uid: None, gid: None, atime_ns: None, mtime_ns: Some(77) });
-    pair.settle();
-    pair
-}
 
 fn attributes(folder: &Folder, name: &str) -> (u16, i64, u32, Vec<kegfs::replica::Xattr>) {
     let view = folder.replica.view();
     let node = view.lookup(ROOT_INO, name.as_bytes()).unwrap().unwrap();
     (node.mode, node.mtime_ns, node.nlink, view.xattrs(node.ino).unwrap())
-}
-
-fn add(pair: &Pair, person: &Person, history: History) -> Arc<Folder> {
-    pair.alice.session().add_member_with(&pair.ours, person.id, Role::Editor, history).unwrap();
-    person.folder("acme")
 }
 
 #[test]
@@ -323,128 +262,4 @@ fn a_member_who_comes_back_without_history_sees_the_present_and_nothing_from_in_
     let carol = Person::join(&pair.kegd, "carol");
     pair.alice.session().add_guest(&pair.ours, carol.id, false, now_ms() + 600_000).unwrap();
     assert_eq!(tree(&carol.folder("acme")), tree(&pair.ours));
-}
-
-/// Appends a checkpoint of the beginning of `epoch` in alice's name that says what `change` makes of the true state.
-fn forge(pair: &Pair, epoch: u32, change: impl Fn(&mut Vec<Record>, &mut u64)) -> u64 {
-    let (db, replica) = (pair.ours.id(), &pair.ours.replica);
-    let authors = replica.authors().unwrap().into_iter();
-    let authors =
-        authors.map(|(device, counter, previous)| (device, kegfs::keyring::AuthorState { counter, previous }));
-    let standing = FolderState::from_bytes(&replica.standing().state, replica.mark(), authors.collect()).unwrap();
-    let mut seq = standing.epochs()[epoch as usize].seq;
-    let mut records = Vec::new();
-    let keep = |record| {
-        records.push(record);
-        Ok::<_, ReplicaError>(())
-    };
-    replica.export(seq, keep).unwrap();
-    records.iter_mut().for_each(|record| {
-        if let Record::Extents { extents, .. } = record {
-            extents.retain(Extent::is_whole);
-        }
-    });
-    records.retain(|record| !matches!(record, Record::Extents { extents, .. } if extents.is_empty()));
-    change(&mut records, &mut seq);
-    let mut plain = Vec::new();
-    for record in &records {
-        let bytes = encode(record);
-        plain.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
-        plain.extend_from_slice(&bytes);
-    }
-    let (key, mut sealed) = (ChunkKey::random(), Vec::new());
-    seal_into(&key, &plain, &mut sealed).unwrap();
-    let (blob, len) = (BlobId(verified::blob_id(&sealed)), plain.len() as u32);
-    let adds = vec![BlobRef { id: blob, size_bytes: sealed.len() as u64 }];
-    wait(pair.alice.network.put_blob(db, blob, sealed.into())).unwrap();
-    let key = *key.as_bytes();
-    let piece = Extent { offset: 0, len, blob, blob_offset: 0, chunk_len: len, chunk_skip: 0, key };
-    let state = CheckpointState { seq, records: records.len() as u64, pieces: vec![piece] };
-    let sealed = seal_checkpoint(&db, ring(&pair.ours).epoch(epoch).unwrap(), &state);
-    let author = Author::new(&pair.alice.identity());
-    let account_head = standing.account_head(&pair.alice.id).unwrap();
-    let position = standing.position(&pair.ours.device(), account_head, now_ms());
-    let body = Checkpoint { epoch, state: Some(sealed) };
-    wait(pair.alice.network.append(db, &author.checkpoint(&position, adds, &body), &[])).unwrap()
-}
-
-/// Another file's name in place of a true one.
-fn renamed(records: &mut Vec<Record>, _: &mut u64) {
-    for record in records {
-        match record {
-            Record::Name { name, .. } if name == b"plan too" => *name = b"plan B".to_vec(),
-            _ => {}
-        }
-    }
-}
-
-fn told_of(told: &dyn Fn() -> Vec<Event>, entry: u64) -> bool {
-    told().iter().any(|event| matches!(event, Event::FalseCheckpoint { seq, .. } if *seq == entry))
-}
-
-#[test]
-fn row_32_a_forged_checkpoint_is_found_by_all_who_can_tell() {
-    let pair = lived_in();
-    let carol = Person::join(&pair.kegd, "carol");
-    let hers = add(&pair, &carol, History::None);
-    let heard = events(&pair.bob);
-    pair.settle();
-    let seq = forge(&pair, epoch(&hers), renamed);
-    eventually("bob is told", || told_of(&heard, seq));
-    eventually("and it stays to be seen", || {
-        let warnings = pair.theirs.activity(0, 1000).unwrap().into_iter().map(|(_, line)| line.what);
-        warnings.into_iter().any(|what| matches!(what, Happening::FalseCheckpoint { name, seq: at, .. } if (name.as_str(), at) == ("alice", seq)))
-    });
-    assert!(pair.theirs.frozen().is_none(), "who can tell goes on");
-    // Carol has begun with another, and takes neither side.
-    eventually("carol's folder is frozen", || hers.frozen().is_some_and(|why| why.contains("different states")));
-    // The true one again is no news.
-    let again = pair.theirs.replica.checkpoints().unwrap();
-    assert_eq!(again.len(), 2);
-    assert_eq!(again.iter().filter(|row| row.verdict == CheckpointVerdict::False).count(), 1);
-}
-
-#[test]
-fn row_32_a_forged_checkpoint_is_replaced_and_who_began_with_it_finds_out() {
-    let mut pair = lived_in();
-    let dave = Person::join(&pair.kegd, "dave");
-    pair.alice.session().add_member(&pair.ours, dave.id, Role::Admin).unwrap();
-    drop(dave.folder("acme"));
-    let carol = Person::join(&pair.kegd, "carol");
-    // Alice's machine hands over a false state instead of the true one.
-    pair.alice.network.script(Call::PutBlob, 0, 1, Fault::Fail(RemoteError::Protocol("no".to_owned())));
-    let added = pair.alice.session().add_member_with(&pair.ours, carol.id, Role::Editor, History::None);
-    assert!(matches!(added, Err(SyncError::AddedOnly { .. })), "{added:?}");
-    forge(&pair, epoch(&pair.ours), renamed);
-    pair.alice.lock();
-    let hers = carol.folder("acme");
-    eventually("dave's client hands over the true one, and carol's folder is frozen", || {
-        hers.frozen().is_some_and(|why| why.contains("different states"))
-    });
-    eventually("it is dave's", || {
-        let rows = pair.theirs.replica.checkpoints().unwrap();
-        rows.iter().any(|row| row.account == dave.id && row.verdict == CheckpointVerdict::True)
-    });
-}
-
-#[test]
-fn a_checkpoint_that_nobody_can_begin_with_is_passed_over_and_another_made() {
-    let pair = lived_in();
-    let dave = Person::join(&pair.kegd, "dave");
-    pair.alice.session().add_member(&pair.ours, dave.id, Role::Admin).unwrap();
-    drop(dave.folder("acme"));
-    let carol = Person::join(&pair.kegd, "carol");
-    let heard = events(&carol);
-    pair.alice.network.script(Call::PutBlob, 0, 1, Fault::Fail(RemoteError::Protocol("no".to_owned())));
-    let added = pair.alice.session().add_member_with(&pair.ours, carol.id, Role::Editor, History::None);
-    assert!(matches!(added, Err(SyncError::AddedOnly { .. })), "{added:?}");
-    // No tree: a name twice.
-    let seq = forge(&pair, epoch(&pair.ours), |records, _| {
-        let name = records.iter().find(|record| matches!(record, Record::Name { .. })).cloned();
-        records.extend(name);
-    });
-    let hers = carol.folder("acme");
-    assert!(told_of(&heard, seq));
-    assert_eq!(tree(&hers), tree(&pair.theirs));
-    assert!(hers.frozen().is_none());
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
 
 use crate::common::{Member, Server, Team, recorder, wait_for};
@@ -35,19 +35,79 @@ fn refused(output: &Output, code: i32, words: &str) {
     assert!(message.contains(words), "{message}");
 }
 
-/// A new device called `name` of `member`'s account, by a code; what the old device said.
-fn add_device(dir: &Path, server: &Server, member: &Member, name: &str) -> (Member, String) {
-    let mut new = Member::blank(dir, name);
+/// `account join` on a new device called `name`, and its code.
+fn join(dir: &Path, server: &Server, name: &str) -> (Member, Child, BufReader<ChildStdout>, String) {
+    let new = Member::blank(dir, name);
     let mut joining = start(&new, &["account", "join", "--server", &server.url(), "--device", name]);
-    let mut code = String::new();
     let mut out = BufReader::new(joining.stdout.take().unwrap());
-    out.read_line(&mut code).unwrap();
-    let said = told(member, &["device", "add"], &format!("{code}y\n"));
+    let code = line(&mut out);
+    (new, joining, out, code)
+}
+
+fn line(out: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    line.trim().to_owned()
+}
+
+fn say(child: &mut Child, line: &str) {
+    child.stdin.as_mut().unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
+}
+
+/// A new device called `name` of `member`'s account, by a code and the words that both show; what the old device said.
+fn add_device(dir: &Path, server: &Server, member: &Member, name: &str) -> (Member, String) {
+    let (mut new, mut joining, mut out, code) = join(dir, server, name);
+    let mut adding = start(member, &["device", "add"]);
+    say(&mut adding, &code);
+    let words = line(&mut out);
+    assert_eq!(words.split(' ').count(), 3, "{words}");
+    // Each is told what the other shows.
+    say(&mut adding, &words);
+    let look: Vec<String> = member
+        .ok(&[&["device", "add", "--look"], &*code.split('-').collect::<Vec<_>>()].concat())
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(look, [format!("device  {name}"), format!("words   {words}")]);
+    say(&mut joining, &words);
+    let said = adding.wait_with_output().unwrap();
     let said = format!("{}{}", succeeded(&said), String::from_utf8_lossy(&said.stderr));
     succeeded(&joining.wait_with_output().unwrap());
     let shown: serde_json::Value = serde_json::from_str(&new.ok(&["account", "show", "--json"])).unwrap();
     new.account = shown["id"].as_str().unwrap().to_owned();
     (new, said)
+}
+
+#[test]
+fn a_device_whose_words_were_not_seen_on_both_sides_does_not_come_in() {
+    let team = Team::new();
+    let (dir, server, alice) = (team.dir.path(), &team.server, &team.alice);
+    let nothing = |new: &Member| {
+        assert!(!new.profile.join("config.json").exists() && !new.profile.join("keystore").exists());
+        assert!(!alice.ok(&["device", "list"]).contains("phone"));
+    };
+    // A program that says yes without naming the words, here and there.
+    let (new, mut joining, mut out, code) = join(dir, server, "phone");
+    let said = told(alice, &["device", "add"], &format!("{code}\ny\n"));
+    refused(&said, 5, "nothing was changed");
+    say(&mut joining, &line(&mut out));
+    refused(&joining.wait_with_output().unwrap(), 5, "nothing was changed");
+    nothing(&new);
+    let (new, mut joining, mut out, code) = join(dir, server, "phone");
+    let adding = start(alice, &[&["device", "add"], &*code.split('-').collect::<Vec<_>>()].concat());
+    let words = line(&mut out);
+    say(&mut joining, "yes");
+    refused(&joining.wait_with_output().unwrap(), 5, "different words");
+    let mut adding = adding;
+    say(&mut adding, &words);
+    refused(&adding.wait_with_output().unwrap(), 5, "nothing was changed");
+    nothing(&new);
+    // Words of another exchange, as an argument.
+    let (new, joining, _out, code) = join(dir, server, "phone");
+    let with = ["device", "add", "--words", &words];
+    refused(&alice.kegfs(&[&with[..], &code.split('-').collect::<Vec<_>>()].concat()), 5, "different words");
+    refused(&joining.wait_with_output().unwrap(), 2, "nobody to ask");
+    nothing(&new);
 }
 
 fn link(output: &str) -> String {

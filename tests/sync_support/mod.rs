@@ -5,11 +5,12 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
 pub mod hoard;
+pub mod lived;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kegfs::crypto::chunk::{ChunkKey, Opener, seal_into};
@@ -20,7 +21,10 @@ use kegfs::keg::ROOT_INO;
 use kegfs::keyring::{AccountLog, DeviceSecrets, Identity};
 use kegfs::remote::{FailingRemote, HttpOptions, Remote};
 use kegfs::server::{Config, Limits, Running, Server};
-use kegfs::sync::{FETCH_DEADLINE, Folder, Joined, Joining, NewAccount, Session, SessionPaths, SyncError, connect};
+use kegfs::sync::{
+    Candidate, Event, FETCH_DEADLINE, Folder, Joined, Joining, Meeting, NewAccount, Session, SessionPaths, SyncError,
+    connect,
+};
 use kegfs::sys::{clock, random};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -103,7 +107,6 @@ pub struct Person {
     url: String,
     /// The network between this person and the server.
     pub network: Arc<FailingRemote>,
-    held_back: u64,
     session: Option<Arc<Session>>,
 }
 
@@ -129,7 +132,6 @@ impl Person {
             id: account.identity.account,
             url: url.to_owned(),
             network: FailingRemote::new(remote),
-            held_back: u64::MAX,
             session: None,
         };
         person.unlock();
@@ -138,36 +140,43 @@ impl Person {
 
     /// A person's further device, from what it was let in with.
     pub fn from_joined(kegd: &Kegd, joined: &Joined) -> Self {
-        Self::from_joined_held_back(kegd, joined, u64::MAX)
+        Self::from_joined_at(&kegd.url(), joined)
     }
 
-    /// The same with a server that shows its folders as they were at entry `upto`.
-    pub fn from_joined_held_back(kegd: &Kegd, joined: &Joined, upto: u64) -> Self {
+    /// The same with a server that is reached at `url`.
+    pub fn from_joined_at(url: &str, joined: &Joined) -> Self {
         let profile = tempfile::tempdir().unwrap();
         joined.keep(profile.path()).unwrap();
-        let options = HttpOptions { url: kegd.url(), ..HttpOptions::default() };
+        let options = HttpOptions { url: url.to_owned(), ..HttpOptions::default() };
         let mut person = Self {
             profile,
             identity: joined.identity.to_bytes().to_vec(),
             id: joined.identity.account,
-            url: kegd.url(),
+            url: url.to_owned(),
             network: FailingRemote::new(connect(&options, &joined.identity).unwrap()),
-            held_back: upto,
             session: None,
         };
         person.unlock();
         person
     }
 
-    /// Adds a device called `name` by a code, as two people would who read it to each other.
+    /// Adds a device called `name` by a code and the words that both show, as somebody would who has both in hand.
     pub fn add_device(&self, kegd: &Kegd, name: &str) -> Joined {
         let options = HttpOptions { url: kegd.url(), ..HttpOptions::default() };
-        let joining = Joining::begin(&options, name).unwrap();
+        let (candidate, meeting) = self.meet(Joining::begin(&options, name).unwrap());
+        let meeting = meeting.unwrap();
+        assert_eq!((candidate.name(), candidate.words()), (name, meeting.words()));
+        let accepting = std::thread::spawn(move || meeting.accept(PATIENCE).unwrap());
+        self.session().add_device(candidate, PATIENCE).unwrap().unwrap();
+        accepting.join().unwrap()
+    }
+
+    /// The code of `joining` is typed on this device; what both ends have before anybody has compared anything.
+    pub fn meet(&self, joining: Joining) -> (Candidate, Result<Meeting, SyncError>) {
         let typed = Code::parse(&joining.code().to_text()).unwrap();
+        let meeting = std::thread::spawn(move || joining.meet(PATIENCE));
         let candidate = self.session().device_waiting(&typed).unwrap();
-        assert_eq!(candidate.name(), name);
-        self.session().add_device(candidate).unwrap();
-        joining.wait(PATIENCE).unwrap()
+        (candidate, meeting.join().unwrap())
     }
 
     /// Opens the session (again).
@@ -181,7 +190,6 @@ impl Person {
         let identity = self.identity();
         let options = HttpOptions { url: self.url.clone(), ..HttpOptions::default() };
         self.network = FailingRemote::new(connect(&options, &identity).unwrap());
-        self.network.hold_back(self.held_back);
         let paths = SessionPaths {
             profile: self.profile.path().to_owned(),
             folders: self.profile.path().join("folders"),
@@ -217,7 +225,6 @@ impl Person {
             id: self.id,
             url: self.url.clone(),
             network: FailingRemote::new(connect(&options, &identity).unwrap()),
-            held_back: u64::MAX,
             session: None,
         };
         person.unlock();
@@ -255,6 +262,23 @@ impl Person {
         });
         found.unwrap()
     }
+}
+
+/// Everything that happens at a person, from now on.
+pub fn events(person: &Person) -> impl Fn() -> Vec<Event> + use<> {
+    let (tell, told) = std::sync::mpsc::channel();
+    let tell = Mutex::new(tell);
+    person.session().on_event(move |event| drop(tell.lock().unwrap().send(event.clone())));
+    let seen = Mutex::new(Vec::new());
+    move || {
+        let mut seen = seen.lock().unwrap();
+        seen.extend(told.try_iter());
+        seen.clone()
+    }
+}
+
+pub fn now_ms() -> i64 {
+    clock::unix_nanos() / 1_000_000
 }
 
 /// Waits until `check` holds.

@@ -64,13 +64,7 @@ pub struct AccountRecover {
 #[derive(Debug, Subcommand)]
 pub enum DeviceCommand {
     /// Let a new device in, on which `kegfs account join` shows a code
-    Add {
-        /// The six words [default: ask]
-        code: Vec<String>,
-        /// Do not ask whether it is the right device
-        #[arg(long)]
-        yes: bool,
-    },
+    Add(DeviceAdd),
     /// List the devices of the account
     List,
     /// Shut a lost device out: every folder gets a new key, and what it writes counts no more
@@ -85,6 +79,19 @@ pub enum DeviceCommand {
         /// The new name
         name: String,
     },
+}
+
+/// `kegfs device add`
+#[derive(Debug, Clone, Args)]
+pub struct DeviceAdd {
+    /// The six words of the code [default: ask]
+    pub code: Vec<String>,
+    /// The three words that the new device shows once the code was typed here, instead of being asked whether they are the same
+    #[arg(long, value_name = "WORDS", conflicts_with = "look")]
+    pub words: Option<String>,
+    /// Show who waits under the code and the words that it must show, and change nothing
+    #[arg(long)]
+    pub look: bool,
 }
 
 /// `kegfs invite`

@@ -1,22 +1,28 @@
 //! `kegfs device …`.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::super::args::DeviceCommand;
+use super::super::args::{DeviceAdd, DeviceCommand};
 use super::super::backend::Backend;
+use super::super::compare;
 use super::super::control::{DeviceInfo, DeviceRequest, DeviceResponse, Private, Request, Response, RevokedInfo};
 use super::super::devices::code_of;
 use super::super::failure::{Code, Failure};
 use super::super::output::{self, Output};
 use super::super::passphrase;
 use super::unexpected;
+use crate::sys::clock;
+
+/// How long the new device's user has to compare: as long as a code is good.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// All of them.
 pub fn run(command: DeviceCommand, backend: &mut Backend<'_>, output: Output) -> Result<(), Failure> {
     match command {
-        DeviceCommand::Add { code, yes } => add(code, yes, backend, output),
+        DeviceCommand::Add(args) => add(args, backend, output),
         DeviceCommand::List => match ask(backend, DeviceRequest::List)? {
             DeviceResponse::List(devices) => output.show(&devices, &listed(&devices)),
             other => Err(unexpected(&Response::Device(other))),
@@ -42,31 +48,49 @@ pub fn ask(backend: &mut Backend<'_>, request: DeviceRequest) -> Result<DeviceRe
     }
 }
 
-fn add(words: Vec<String>, yes: bool, backend: &mut Backend<'_>, output: Output) -> Result<(), Failure> {
-    let code = match words.as_slice() {
+fn add(args: DeviceAdd, backend: &mut Backend<'_>, output: Output) -> Result<(), Failure> {
+    let code = match args.code.as_slice() {
         [] => passphrase::ask_line("Code that the new device shows: ")?,
         words => Zeroizing::new(words.join(" ")),
     };
     let code = Private(code);
     // A mistyped word is told before anything is asked.
     code_of(&code)?;
-    let name = match ask(backend, DeviceRequest::Waiting { code: code.clone() })? {
-        DeviceResponse::Waiting(name) => name,
+    let waiting = match ask(backend, DeviceRequest::Waiting { code: code.clone() })? {
+        DeviceResponse::Waiting(waiting) => waiting,
         other => return Err(unexpected(&Response::Device(other))),
     };
-    let shown = output::harmless(&name);
-    if !yes {
-        let question = format!(
-            "The new device calls itself '{shown}'. It will read and write everything that you can. Is it yours, and in front of you? [y/N] "
-        );
-        let answer = passphrase::ask_line(&question)?;
-        if !matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
-            return Err(Failure::new(Code::Failure, "nothing was added; end `kegfs account join` on the other device"));
-        }
+    let name = output::harmless(&waiting.device);
+    if args.look {
+        return output.show(&waiting, &format!("device  {name}\nwords   {}\n", waiting.words));
     }
-    match ask(backend, DeviceRequest::Add { code })? {
-        DeviceResponse::Device(device) => output.show(&device, &format!("added {shown}\n")),
-        other => Err(unexpected(&Response::Device(other))),
+    let same = match &args.words {
+        Some(seen) => compare::plain(seen) == waiting.words,
+        None => {
+            output.remark(&format!(
+                "The new device calls itself '{name}'. It will read and write everything that you can.\nIt must be in front of you and show these words now:\n\n    {}\n",
+                waiting.words
+            ));
+            compare::ask("Does it show exactly these?", &waiting.words)?
+        }
+    };
+    if !same {
+        ask(backend, DeviceRequest::Refuse { code })?;
+        return Err(compare::differ());
+    }
+    output.remark("Say so on the new device too. Waiting …");
+    let until = clock::monotonic() + PATIENCE;
+    loop {
+        let add = DeviceRequest::Add { code: code.clone(), words: waiting.words.clone() };
+        match ask(backend, add)? {
+            DeviceResponse::Device(device) => return output.show(&device, &format!("added {name}\n")),
+            DeviceResponse::Undecided if clock::monotonic() < until => {}
+            DeviceResponse::Undecided => {
+                let message = "nobody has said on the new device that the words are the same; nothing was changed";
+                return Err(Failure::new(Code::Failure, message));
+            }
+            other => return Err(unexpected(&Response::Device(other))),
+        }
     }
 }
 

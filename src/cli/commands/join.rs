@@ -8,9 +8,9 @@ use super::super::args::{AccountJoin, AccountRecover, AccountRecovery, Global};
 use super::super::backend::Backend;
 use super::super::control::{DeviceRequest, DeviceResponse, Response};
 use super::super::failure::{Code, Failure};
-use super::super::output::Output;
+use super::super::output::{self, Output};
 use super::super::profile::{Config, Profile};
-use super::super::{keystore, passphrase, unlocked};
+use super::super::{compare, keystore, passphrase, unlocked};
 use super::account::{Fresh, config, host_name, print};
 use super::device::ask;
 use super::unexpected;
@@ -28,6 +28,13 @@ struct Shown<'a> {
 }
 
 #[derive(Serialize)]
+struct Met<'a> {
+    words: &'a str,
+    account: &'a str,
+    device: &'a str,
+}
+
+#[derive(Serialize)]
 struct Recovery<'a> {
     account: &'a str,
     words: &'a [&'static str],
@@ -42,11 +49,24 @@ pub fn join(args: &AccountJoin, profile: &Profile, global: &Global, output: Outp
     let joining = unlocked::begin_joining(&config, &name)?;
     let code = joining.code().to_text();
     output.remark(&qr(&code));
-    output.show(&Shown { code: &code }, &format!("{}\n", &*code))?;
+    output.show_line(&Shown { code: &code }, &format!("{}\n", &*code))?;
     output.remark("On a device of your account: kegfs device add, and type these words there. Waiting …");
-    let joined = unlocked::end_joining(&config, joining, Duration::from_secs(args.timeout))?;
+    let within = Duration::from_secs(args.timeout);
+    let meeting = unlocked::meet(&config, joining, within)?;
+    let words = meeting.words().join(" ");
+    let (account, device) = (output::harmless(meeting.account_name()), output::harmless(meeting.device_name()));
+    output.remark(&format!(
+        "'{device}' of the account '{account}' would let this device in. It must be in front of you and show these words now:\n"
+    ));
+    output.show_line(&Met { words: &words, account: &account, device: &device }, &format!("    {words}\n"))?;
+    if !compare::ask("Does it show exactly these?", &words)? {
+        unlocked::refuse_meeting(&config, meeting)?;
+        return Err(compare::differ());
+    }
+    output.remark("Say so on the other device too. Waiting …");
+    let joined = unlocked::end_joining(&config, meeting, within)?;
     save(&fresh, &mut config, &joined, &chosen)?;
-    output.remark("This is a device of the following account. If it is not yours, remove the profile.");
+    output.remark("This is a device of the following account.");
     print(&config, output)
 }
 

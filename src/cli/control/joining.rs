@@ -31,8 +31,15 @@ pub enum DeviceRequest {
         /// The six words.
         code: Private,
     },
-    /// Let it in.
+    /// Let it in, as soon as its user wants to come in.
     Add {
+        /// The six words.
+        code: Private,
+        /// The words that it shows.
+        words: String,
+    },
+    /// Do not let it in.
+    Refuse {
         /// The six words.
         code: Private,
     },
@@ -65,14 +72,25 @@ pub enum DeviceRequest {
 pub enum DeviceResponse {
     /// Of `List`.
     List(Vec<DeviceInfo>),
-    /// Of `Waiting`: what it calls itself.
-    Waiting(String),
+    /// Of `Waiting`.
+    Waiting(WaitingInfo),
     /// Of `Add` and `Rename`.
     Device(DeviceInfo),
+    /// Of `Add`: nothing was said on the new device yet; ask again.
+    Undecided,
     /// Of `Revoke`.
     Revoked(RevokedInfo),
-    /// Of `RecoveryCheck` and `RecoveryAdd`.
+    /// Of `Refuse`, `RecoveryCheck` and `RecoveryAdd`.
     Done,
+}
+
+/// A device that waits to be let in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingInfo {
+    /// What it calls itself.
+    pub device: String,
+    /// What it must show too.
+    pub words: String,
 }
 
 /// A device of the account.
@@ -183,7 +201,7 @@ mod tests {
     #[test]
     fn a_code_travels_and_does_not_show() {
         let code = Private(zeroize::Zeroizing::new("planted-secret".to_owned()));
-        let request = Request::Device(DeviceRequest::Add { code });
+        let request = Request::Device(DeviceRequest::Add { code, words: "a b c".to_owned() });
         let line = serde_json::to_string(&request).unwrap();
         assert_eq!(serde_json::from_str::<Request>(&line).unwrap(), request);
         assert!(!format!("{request:?}").contains("planted"));

@@ -13,6 +13,7 @@ mod trust;
 pub use client::Client;
 pub use joining::{
     DeviceInfo, DeviceRequest, DeviceResponse, InviteInfo, InviteRequest, InviteResponse, Private, RevokedInfo,
+    WaitingInfo,
 };
 pub use past::{Bytes, ConflictLine, HistoryLine, PastRequest, PastResponse, Place, RestoreStep, Restored, TrashLine};
 pub use protocol::{

@@ -33,7 +33,7 @@ pub async fn letter(
     Ok(Cbor(Letter { sealed: app.mailboxes.get(&mailbox, side, now_ms())? }))
 }
 
-/// `PUT` of [`crate::api::routes::MAILBOX`]. A request comes from a device without an account, an answer from one with.
+/// `PUT` of [`crate::api::routes::MAILBOX`]. Half of the letters come from a device without an account.
 pub async fn post(
     State(app): State<Arc<App>>,
     Path((mailbox, name)): Path<(String, String)>,
@@ -41,15 +41,12 @@ pub async fn post(
 ) -> Result<StatusCode, Refused> {
     let (mailbox, side) = (id::<MailboxId>(&mailbox)?, side(&name)?);
     let (mut parts, body) = request.into_parts();
-    let max = match side {
-        Side::Request => {
-            Anonymous::from_request_parts(&mut parts, &app).await?;
-            MAILBOX_REQUEST_MAX_BYTES
-        }
-        Side::Answer => {
-            Caller::from_request_parts(&mut parts, &app).await?;
-            MAILBOX_ANSWER_MAX_BYTES
-        }
+    let max = if side.is_new_devices() {
+        Anonymous::from_request_parts(&mut parts, &app).await?;
+        MAILBOX_REQUEST_MAX_BYTES
+    } else {
+        Caller::from_request_parts(&mut parts, &app).await?;
+        MAILBOX_ANSWER_MAX_BYTES
     };
     let letter: Letter = Incoming::new(&parts.headers, body, max, app.limits())?.value().await?;
     app.mailboxes.put(mailbox, side, letter.sealed, now_ms())?;
