@@ -6,6 +6,7 @@
 use std::io;
 
 use crate::format::{BlobId, DbId};
+use crate::sys::bulk::AlignedBuffer;
 
 /// Why a store cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +75,16 @@ pub trait BlobData: Send + Sync {
     /// # Errors
     /// Those of reading; `UnexpectedEof` beyond the end.
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
+
+    /// Fills the first `len` bytes of `part`, which is made long enough, from `offset`: a multiple of 4096. For readers of
+    /// the whole.
+    ///
+    /// # Errors
+    /// As [`Self::read_exact_at`].
+    fn read_part_at(&self, offset: u64, part: &mut AlignedBuffer, len: usize) -> io::Result<()> {
+        part.reserve(len);
+        self.read_exact_at(offset, &mut part.bytes_mut()[..len])
+    }
 }
 
 /// Durable storage of immutable blobs, apart for each folder.

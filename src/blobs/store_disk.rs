@@ -7,24 +7,34 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
+use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::store::{BlobData, BlobError, BlobStore, BlobUpload, Stored};
 use crate::format::{BlobId, DbId};
-use crate::sys::bulk::BulkFile;
+use crate::sys::bulk::{AlignedBuffer, BulkFile, BulkReader};
 use crate::sys::{files, random};
 
 /// Directory of unfinished uploads. No folder's id has this form.
 const TMP: &str = "tmp";
+
+/// From this length on a blob is read past the page cache the first time that it is asked for: most are fetched by each
+/// member once, and the page cache is for those that are fetched again.
+const DIRECT_MIN_BYTES: u64 = 1 << 20;
+/// How many blobs are remembered as asked for: 16 GiB of long ones.
+const ASKED_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 /// Blobs in a local directory. One process at a time may use it.
 pub struct DiskBlobs {
     root: PathBuf,
     /// Directories known to exist and to be durable, so that an upload does not look again. At most 256 a folder.
     known: std::sync::Arc<Mutex<HashSet<PathBuf>>>,
+    /// Long blobs that were asked for lately.
+    asked: Mutex<LruCache<BlobId, ()>>,
 }
 
 impl DiskBlobs {
@@ -40,7 +50,7 @@ impl DiskBlobs {
         for left in fs::read_dir(&tmp).map_err(fail)? {
             fs::remove_file(left.map_err(fail)?.path()).map_err(fail)?;
         }
-        Ok(Self { root: root.to_owned(), known: Default::default() })
+        Ok(Self { root: root.to_owned(), known: Default::default(), asked: Mutex::new(LruCache::new(ASKED_MAX)) })
     }
 
     fn dir(&self, db: &DbId, id: &BlobId) -> PathBuf {
@@ -139,6 +149,8 @@ impl BlobUpload for DiskUpload {
 
 struct DiskData {
     file: File,
+    /// For reading the whole past the page cache.
+    direct: Option<BulkReader>,
     size_bytes: u64,
 }
 
@@ -149,6 +161,18 @@ impl BlobData for DiskData {
 
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         self.file.read_exact_at(buf, offset)
+    }
+
+    fn read_part_at(&self, offset: u64, part: &mut AlignedBuffer, len: usize) -> io::Result<()> {
+        if let Some(direct) = &self.direct {
+            return direct.read_exact_at(offset, part, len);
+        }
+        if offset == 0 {
+            // One long read of the disk instead of one for each part.
+            files::will_need(&self.file, 0, 0);
+        }
+        part.reserve(len);
+        self.file.read_exact_at(&mut part.bytes_mut()[..len], offset)
     }
 }
 
@@ -178,11 +202,12 @@ impl BlobStore for DiskBlobs {
 
     fn open(&self, db: &DbId, id: &BlobId) -> Result<Option<Box<dyn BlobData>>, BlobError> {
         let context = || format!("opening blob {id}");
-        let Some(file) = found(File::open(self.path(db, id)), context)? else { return Ok(None) };
-        // Most are sent whole: one long read of the disk instead of one for each part.
-        files::will_need(&file, 0, 0);
+        let path = self.path(db, id);
+        let Some(file) = found(File::open(&path), context)? else { return Ok(None) };
         let size_bytes = file.metadata().map_err(|error| BlobError::io(context(), error))?.len();
-        Ok(Some(Box::new(DiskData { file, size_bytes })))
+        let once = size_bytes >= DIRECT_MIN_BYTES && self.asked.lock().put(*id, ()).is_none();
+        let direct = if once { found(BulkReader::open(&path), context)? } else { None };
+        Ok(Some(Box::new(DiskData { file, direct, size_bytes })))
     }
 
     fn size(&self, db: &DbId, id: &BlobId) -> Result<Option<u64>, BlobError> {

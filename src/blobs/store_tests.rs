@@ -5,6 +5,7 @@ use std::sync::{Arc, Barrier};
 
 use super::*;
 use crate::format::{BlobId, DbId};
+use crate::sys::bulk::AlignedBuffer;
 
 const DB: DbId = DbId([1; 32]);
 const OTHER: DbId = DbId([2; 32]);
@@ -14,8 +15,8 @@ fn id_of(bytes: &[u8]) -> BlobId {
 }
 
 fn put(store: &dyn BlobStore, db: &DbId, id: &BlobId, bytes: &[u8]) -> Result<Stored, BlobError> {
-    let mut upload = store.upload(db, id, 1 << 20)?;
-    for part in bytes.chunks(1000) {
+    let mut upload = store.upload(db, id, 4 << 20)?;
+    for part in bytes.chunks(100_000) {
         upload.write(part)?;
     }
     upload.finish()
@@ -53,6 +54,25 @@ fn a_blob_comes_back_whole_and_by_parts_in_its_folder_only() {
         assert_eq!(store.size(&DB, &id).unwrap(), Some(70_000));
         assert_eq!(store.list(&DB).unwrap(), [(id, 70_000)]);
         assert!(store.list(&OTHER).unwrap().is_empty());
+    });
+}
+
+#[test]
+fn a_long_blob_is_the_same_whoever_asks_first_and_again() {
+    on_every_store(|store| {
+        let bytes: Vec<u8> = (0..(2_u32 << 20) + 1500).map(|n| (n / 7) as u8).collect();
+        let id = id_of(&bytes);
+        put(&*store, &DB, &id, &bytes).unwrap();
+        for time in 0..3 {
+            let data = store.open(&DB, &id).unwrap().unwrap();
+            let mut part = AlignedBuffer::default();
+            for (offset, len) in [(0, 1 << 20), (1 << 20, (1 << 20) + 1500), (2 << 20, 1500)] {
+                data.read_part_at(offset as u64, &mut part, len).unwrap();
+                assert!(part.bytes()[..len] == bytes[offset..offset + len], "time {time}, {len} from {offset}");
+            }
+            assert!(data.read_part_at(2 << 20, &mut part, 1501).is_err());
+            assert_eq!(get(&*store, &DB, &id).unwrap(), bytes);
+        }
     });
 }
 

@@ -1,13 +1,14 @@
-//! Files that are written once, front to back, and not read again soon: past the page cache.
+//! Files that are written or read once, front to back, and not again soon: past the page cache.
 //!
 //! Copying a gibibyte into the page cache costs more than sealing it, and takes the memory of what is worth caching.
-//! So what is long goes to the disk directly (`O_DIRECT`), from aligned memory, in pieces of [`PIECE_BYTES`]; what is
-//! short, and the unaligned end, goes through the page cache. A file system without direct writes gets ordinary ones.
+//! So what is long goes to the disk and comes from it directly (`O_DIRECT`), with aligned memory, in pieces of
+//! [`PIECE_BYTES`]; what is short, and the unaligned end of what is written, goes through the page cache. A file system
+//! without direct reads or writes gets ordinary ones.
 #![allow(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -22,11 +23,80 @@ const ALIGN: usize = 4096;
 #[derive(Clone, Copy)]
 struct Page(#[allow(dead_code)] [u8; ALIGN]);
 
+/// Memory as direct reads and writes want it.
+#[derive(Default)]
+pub struct AlignedBuffer(Vec<Page>);
+
+impl AlignedBuffer {
+    /// Makes it at least `len` bytes long.
+    pub fn reserve(&mut self, len: usize) {
+        let pages = len.div_ceil(ALIGN);
+        if self.0.len() < pages {
+            self.0.resize(pages, Page([0; ALIGN]));
+        }
+    }
+
+    /// All of it, a whole number of pages.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: a page is exactly ALIGN initialised bytes without padding, and the borrow covers them all.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() * ALIGN) }
+    }
+
+    /// The same to write to.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.0.len() * ALIGN) }
+    }
+}
+
+/// A file being read past the page cache.
+pub struct BulkReader(File);
+
+impl BulkReader {
+    /// Opens the file.
+    ///
+    /// # Errors
+    /// Those of `open(2)`.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path);
+        match direct {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => File::open(path).map(Self),
+            other => other.map(Self),
+        }
+    }
+
+    /// Fills the first `len` bytes of `memory`, which is made long enough, from `offset`: a multiple of 4096.
+    ///
+    /// # Errors
+    /// Those of `pread(2)`; `UnexpectedEof` where the file ends before.
+    pub fn read_exact_at(&self, offset: u64, memory: &mut AlignedBuffer, len: usize) -> io::Result<()> {
+        memory.reserve(len);
+        let room = &mut memory.bytes_mut()[..len.next_multiple_of(ALIGN)];
+        let mut filled = 0;
+        while filled < len {
+            let read = match self.0.read_at(&mut room[filled..], offset + filled as u64) {
+                // What the file system opens so and does not read so.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                    fcntl(&self.0, FcntlArg::F_SETFL(OFlag::empty()))?;
+                    self.0.read_at(&mut room[filled..], offset + filled as u64)?
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            };
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            filled += read;
+        }
+        Ok(())
+    }
+}
+
 /// A new file being written.
 pub struct BulkFile {
     file: File,
     /// Empty until it is needed; then one piece.
-    pages: Vec<Page>,
+    pages: AlignedBuffer,
     filled: usize,
     direct: bool,
     /// Direct writes were refused once.
@@ -40,7 +110,7 @@ impl BulkFile {
     /// Those of `open(2)`.
     pub fn create(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        Ok(Self { file, pages: Vec::new(), filled: 0, direct: false, refused: false })
+        Ok(Self { file, pages: AlignedBuffer::default(), filled: 0, direct: false, refused: false })
     }
 
     /// Appends `bytes`. They may stay in memory until [`Self::finish`].
@@ -57,13 +127,13 @@ impl BulkFile {
             }
             bytes = rest;
         }
-        if self.pages.is_empty() && !bytes.is_empty() {
-            self.pages = vec![Page([0; ALIGN]); PIECE_BYTES / ALIGN];
+        if !bytes.is_empty() {
+            self.pages.reserve(PIECE_BYTES);
         }
         while !bytes.is_empty() {
             let (now, rest) = bytes.split_at(bytes.len().min(PIECE_BYTES - self.filled));
             let filled = self.filled;
-            self.memory()[filled..filled + now.len()].copy_from_slice(now);
+            self.pages.bytes_mut()[filled..filled + now.len()].copy_from_slice(now);
             self.filled += now.len();
             bytes = rest;
             if self.filled == PIECE_BYTES {
@@ -92,7 +162,7 @@ impl BulkFile {
     fn put_pages(&mut self, from: usize, to: usize) -> io::Result<()> {
         let pages = std::mem::take(&mut self.pages);
         // Both are at most the length of the pages.
-        let result = self.put(&bytes_of(&pages)[from..to]);
+        let result = self.put(&pages.bytes()[from..to]);
         self.pages = pages;
         result
     }
@@ -118,16 +188,6 @@ impl BulkFile {
             }
         }
     }
-
-    fn memory(&mut self) -> &mut [u8] {
-        // SAFETY: a page is exactly ALIGN initialised bytes without padding, and the borrow covers them all.
-        unsafe { std::slice::from_raw_parts_mut(self.pages.as_mut_ptr().cast(), self.pages.len() * ALIGN) }
-    }
-}
-
-fn bytes_of(pages: &[Page]) -> &[u8] {
-    // SAFETY: as in `memory`.
-    unsafe { std::slice::from_raw_parts(pages.as_ptr().cast(), pages.len() * ALIGN) }
 }
 
 #[cfg(test)]
@@ -155,15 +215,34 @@ mod tests {
     #[test]
     fn aligned_memory_is_written_as_well_before_and_after_other_bytes() {
         let dir = tempfile::tempdir().unwrap();
-        let pages = vec![Page([7; ALIGN]); 2 * PIECE_BYTES / ALIGN + 1];
+        let mut memory = AlignedBuffer::default();
+        memory.reserve(2 * PIECE_BYTES + 1);
+        memory.bytes_mut().fill(7);
+        let pages = memory.bytes();
         let path = dir.path().join("aligned");
         let mut file = BulkFile::create(&path).unwrap();
-        file.write(bytes_of(&pages)).unwrap();
+        file.write(pages).unwrap();
         file.write(b"odd").unwrap();
-        file.write(bytes_of(&pages)).unwrap();
+        file.write(pages).unwrap();
         file.finish().unwrap();
-        let expected = [bytes_of(&pages), b"odd", bytes_of(&pages)].concat();
+        let expected = [pages, b"odd", pages].concat();
         assert!(std::fs::read(&path).unwrap() == expected);
+    }
+
+    #[test]
+    fn what_is_read_directly_is_what_was_written_up_to_an_unaligned_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..3 * ALIGN + 77).map(|n| (n * 7 + n / 4096) as u8).collect();
+        let path = dir.path().join("blob");
+        std::fs::write(&path, &bytes).unwrap();
+        let reader = BulkReader::open(&path).unwrap();
+        let mut memory = AlignedBuffer::default();
+        for (offset, len) in [(0, bytes.len()), (ALIGN, 2 * ALIGN), (3 * ALIGN, 77), (0, 1)] {
+            reader.read_exact_at(offset as u64, &mut memory, len).unwrap();
+            assert!(memory.bytes()[..len] == bytes[offset..offset + len], "{len} from {offset}");
+        }
+        let beyond = reader.read_exact_at(3 * ALIGN as u64, &mut memory, 78).unwrap_err();
+        assert_eq!(beyond.kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Duration, timeout};
@@ -23,6 +23,7 @@ use crate::blobs::{BlobData, BlobUpload, Stored};
 use crate::crypto::verified::{self, ReadAt};
 use crate::format::limits::BLOB_MAX_BYTES;
 use crate::format::{BlobId, BlobRef, DbId};
+use crate::sys::bulk::AlignedBuffer;
 
 /// Bytes that are handed to the blob store at once. A hop to a thread that may block costs about 20 µs, writing 1 MiB
 /// about 500 µs.
@@ -30,6 +31,9 @@ const PART_BYTES: usize = 1024 * 1024;
 
 /// Bytes that are read from the blob store at once, for the same reason. A slow reader costs two parts of memory.
 const READ_BYTES: usize = 1024 * 1024;
+/// A rest of at most this many bytes comes with the part before it: the tags of a full chunk make a blob that much longer
+/// than four parts.
+const REST_BYTES: usize = 64 * 1024;
 /// Buffers for parts that are kept for the next one: fresh memory costs as much as reading into it.
 const BUFFERS_MAX: usize = 16;
 
@@ -220,56 +224,63 @@ async fn whole(app: Arc<App>, caller: Session, db: DbId, blob: BlobId) -> Result
     if first.len() as u64 == size {
         return Ok((headers, first).into_response());
     }
-    let parts = stream::unfold(Some((data, first, 0, buffers)), |state| async move {
-        let (data, part, offset, buffers) = state?;
-        let after = offset + part.len() as u64;
-        if after >= data.size_bytes() {
-            return Some((Ok(part), None));
-        }
-        let (reading, memory) = (data.clone(), buffers.clone());
-        match tokio::task::spawn_blocking(move || read(&memory, &*reading, after)).await.map_err(io::Error::other) {
-            Ok(Ok(next)) => Some((Ok(part), Some((data, next, after, buffers)))),
-            // The response ends before its announced length, which the client notices.
-            Ok(Err(error)) | Err(error) => {
-                tracing::error!(%error, "reading a blob");
-                Some((Err(error), None))
+    let read_behind = move |data: &Arc<dyn BlobData>, offset: u64| {
+        let (reading, buffers) = (data.clone(), buffers.clone());
+        (offset < data.size_bytes()).then(|| tokio::task::spawn_blocking(move || read(&buffers, &*reading, offset)))
+    };
+    let after = first.len() as u64;
+    let second = read_behind(&data, after);
+    let rest = stream::unfold(second.map(|second| (data, second, after)), move |state| {
+        let read_behind = read_behind.clone();
+        async move {
+            let (data, reading, offset) = state?;
+            match reading.await.map_err(io::Error::other) {
+                Ok(Ok(part)) => {
+                    let after = offset + part.len() as u64;
+                    let next = read_behind(&data, after);
+                    Some((Ok(part), next.map(|next| (data, next, after))))
+                }
+                // The response ends before its announced length, which the client notices.
+                Ok(Err(error)) | Err(error) => {
+                    tracing::error!(%error, "reading a blob");
+                    Some((Err(error), None))
+                }
             }
         }
     });
+    let parts = stream::once(async { Ok(first) }).chain(rest);
     Ok((headers, Body::from_stream(parts)).into_response())
 }
 
 fn read(buffers: &Arc<Buffers>, data: &dyn BlobData, offset: u64) -> io::Result<Bytes> {
     let left = usize::try_from(data.size_bytes() - offset).unwrap_or(usize::MAX);
-    let mut part = buffers.take(left.min(READ_BYTES));
-    data.read_exact_at(offset, &mut part.bytes[..part.len])?;
+    let len = if left <= READ_BYTES + REST_BYTES { left } else { READ_BYTES };
+    let mut part = buffers.take(len);
+    data.read_part_at(offset, &mut part.memory, len)?;
     Ok(Bytes::from_owner(part))
 }
 
 /// Memory of parts that were sent.
 #[derive(Default)]
-pub struct Buffers(Mutex<Vec<Vec<u8>>>);
+pub struct Buffers(Mutex<Vec<AlignedBuffer>>);
 
 /// A buffer on loan, for the first `len` bytes.
 struct Part {
-    bytes: Vec<u8>,
+    memory: AlignedBuffer,
     len: usize,
     home: Arc<Buffers>,
 }
 
 impl Buffers {
     fn take(self: &Arc<Self>, len: usize) -> Part {
-        let mut bytes = self.0.lock().pop().unwrap_or_default();
-        if bytes.len() < len {
-            bytes.resize(len, 0);
-        }
-        Part { bytes, len, home: self.clone() }
+        let memory = self.0.lock().pop().unwrap_or_default();
+        Part { memory, len, home: self.clone() }
     }
 }
 
 impl AsRef<[u8]> for Part {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes[..self.len]
+        &self.memory.bytes()[..self.len]
     }
 }
 
@@ -277,7 +288,7 @@ impl Drop for Part {
     fn drop(&mut self) {
         let mut buffers = self.home.0.lock();
         if buffers.len() < BUFFERS_MAX {
-            buffers.push(std::mem::take(&mut self.bytes));
+            buffers.push(std::mem::take(&mut self.memory));
         }
     }
 }
