@@ -4,6 +4,7 @@
 
 use super::control::ActivityInfo;
 use super::output::{clock_time, harmless};
+use super::retention;
 use super::unlocked::role_name;
 use crate::format::Role;
 use crate::replica::{Activity, Happening};
@@ -52,6 +53,9 @@ fn kind(what: &Happening) -> &'static str {
         Happening::FalseAccount { .. } => "false_account",
         Happening::Stalled { .. } => "stalled",
         Happening::FalseCheckpoint { .. } => "false_checkpoint",
+        Happening::Retention { .. } => "retention",
+        Happening::OverThinned { .. } => "over_thinned",
+        Happening::ThinnedAhead { .. } => "thinned_ahead",
     }
 }
 
@@ -96,6 +100,14 @@ fn text(what: &Happening) -> String {
         Happening::Thawed => "the folder goes on after you decided so".to_owned(),
         Happening::FalseCheckpoint { name, seq, what, .. } => format!(
             "{name} has signed a false state of the folder for a new member (entry {seq}): {what}; it does not count; ask {name}, and consider kegfs member remove"
+        ),
+        Happening::Retention { rule } => format!("changed how long the past is kept: {}", retention::words(rule)),
+        Happening::OverThinned { moments } => format!(
+            "wanted to take {moments} versions of the folder away that the rule keeps; they stayed: ask, and consider kegfs member remove"
+        ),
+        Happening::ThinnedAhead { ahead_s } => format!(
+            "thinned out the past by a clock that is {} h ahead: more of it is gone than the rule says; ask, and consider kegfs member remove",
+            ahead_s.div_ceil(3600)
         ),
         Happening::FalseAccount { what } => what.clone(),
         Happening::Stalled { reason } => {

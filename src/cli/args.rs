@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use joining::{
     AcceptArgs, AccountJoin, AccountRecover, AccountRecovery, DeviceAdd, DeviceCommand, InviteArgs, ServerArgs,
 };
-pub use past::{ConflictsCommand, HistoryArgs, RestoreArgs, TrashArgs};
+pub use past::{ConflictsCommand, HistoryArgs, RestoreArgs, RetentionArgs, TrashArgs};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -97,6 +97,8 @@ pub enum Command {
     Restore(RestoreArgs),
     /// List the removed files of a folder, or bring one back
     Trash(TrashArgs),
+    /// Show or set for how long a folder's past is kept
+    Retention(RetentionArgs),
     /// List or end the conflicts that two who changed the same thing have made
     #[command(subcommand)]
     Conflicts(ConflictsCommand),

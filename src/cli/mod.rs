@@ -25,6 +25,7 @@ mod output;
 mod passphrase;
 mod paths;
 mod profile;
+mod retention;
 mod source;
 mod told;
 mod unlocked;

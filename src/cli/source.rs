@@ -107,6 +107,14 @@ impl FolderSource for Source {
         self.folder.let_go(keg);
     }
 
+    fn opened(&self, ino: u64) {
+        self.folder.replica.opened(ino);
+    }
+
+    fn closed(&self, ino: u64) {
+        self.folder.replica.closed(ino);
+    }
+
     fn reserve(&self, keg: &KegId) -> Result<Slot, VfsError> {
         let slot = self.folder.replica.reserve(*keg).map_err(|error| told(&error))?;
         let number = slot.number();
@@ -282,7 +290,7 @@ pub(super) fn told(error: &ReplicaError) -> VfsError {
         ReplicaError::DiskFull { .. } => VfsError::NoSpace,
         ReplicaError::Corrupt { .. } | ReplicaError::WrongKey { .. } => VfsError::corrupt(error),
         ReplicaError::Format(_) => VfsError::TooLarge,
-        ReplicaError::NoSuchInode(_) => VfsError::NotFound,
+        ReplicaError::NoSuchInode(_) | ReplicaError::ThinnedOut { .. } => VfsError::NotFound,
         ReplicaError::Closed => VfsError::Gone,
         ReplicaError::TimedOut => VfsError::TimedOut,
         other => VfsError::storage(other),

@@ -35,6 +35,9 @@ pub enum EntryKind {
     /// A [`super::Checkpoint`]: the folder as it was when an epoch began, for members who have nothing from before.
     #[n(2)]
     Checkpoint,
+    /// A [`super::Thinning`] in the clear: takes moments of the past away, and releases blobs. The only kind that may.
+    #[n(3)]
+    Thin,
 }
 
 impl EntryKind {
@@ -42,7 +45,7 @@ impl EntryKind {
     pub fn since(self) -> u16 {
         match self {
             Self::Membership | Self::Batch => 1,
-            Self::Checkpoint => 2,
+            Self::Checkpoint | Self::Thin => 2,
         }
     }
 }
@@ -99,11 +102,11 @@ pub struct Envelope {
     /// Blobs that the body refers to for the first time, at most [`ENTRY_MAX_BLOBS`].
     #[n(11)]
     pub adds: Vec<BlobRef>,
-    /// Blobs that nothing refers to any more, at most [`ENTRY_MAX_BLOBS`].
+    /// Blobs that nothing refers to any more, at most [`ENTRY_MAX_BLOBS`]. Only [`EntryKind::Thin`] may have any.
     #[n(12)]
     pub releases: Vec<BlobRef>,
     /// [`EntryKind::Membership`]: encoded [`super::Membership`]. [`EntryKind::Batch`]: sealed, padded [`super::Batch`].
-    /// [`EntryKind::Checkpoint`]: encoded [`super::Checkpoint`].
+    /// [`EntryKind::Checkpoint`]: encoded [`super::Checkpoint`]. [`EntryKind::Thin`]: encoded [`super::Thinning`].
     #[cbor(n(13), with = "minicbor::bytes")]
     pub body: Vec<u8>,
 }

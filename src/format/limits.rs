@@ -18,6 +18,9 @@ pub const ENTRY_MAX_BYTES: usize = 1024 * 1024;
 pub const BATCH_MAX_OPS: usize = 8192;
 /// Blobs that one entry may add or release (each list).
 pub const ENTRY_MAX_BLOBS: usize = 4096;
+/// Positions that one thinning of the past names as kept: with the blobs that it may release it fits an entry. The rule of
+/// a folder that keeps one moment of each hour for seven years.
+pub const THIN_MAX_KEPT: usize = 65_536;
 /// Pieces of one checkpoint's state, each in a blob of its own: 14 GB of state, some fifty million files.
 pub const CHECKPOINT_MAX_PIECES: usize = 3500;
 /// Elements of one record of a checkpoint's state that holds a list; longer lists are several records.

@@ -3,7 +3,7 @@
 use minicbor::{Decode, Encode};
 
 use super::limits::{BOX_MAX_BYTES, MEMBERS_MAX};
-use super::{AccountId, FormatError, Head, InviteKey, check_suite, decode};
+use super::{AccountId, FormatError, Head, InviteKey, RetentionRule, check_suite, decode};
 
 /// What a member may do. Ordered: a higher role may do all that a lower one may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
@@ -185,6 +185,13 @@ pub enum MembershipChange {
         #[n(4)]
         grant: Option<BoxGrant>,
     },
+    /// For how long the folder's past is kept, from now on (suite 2).
+    #[n(12)]
+    Retention {
+        /// The rule; the newest counts.
+        #[n(0)]
+        rule: RetentionRule,
+    },
 }
 
 /// What the holder of an invite signs with the invite's key.
@@ -215,7 +222,11 @@ impl MembershipChange {
             | Self::SetRole { .. }
             | Self::Rotate
             | Self::AccountSync { .. } => 1,
-            Self::AddSince { .. } | Self::Invite { .. } | Self::CancelInvite { .. } | Self::Redeem { .. } => 2,
+            Self::AddSince { .. }
+            | Self::Invite { .. }
+            | Self::CancelInvite { .. }
+            | Self::Redeem { .. }
+            | Self::Retention { .. } => 2,
         }
     }
 }
@@ -281,6 +292,9 @@ impl Membership {
                 || epoch.back_link.as_ref().is_some_and(|link| link.len() > BOX_MAX_BYTES))
         {
             return Err(FormatError::OutOfBounds("epoch"));
+        }
+        if let MembershipChange::Retention { rule } = &body.change {
+            rule.check()?;
         }
         Ok(body)
     }

@@ -15,6 +15,7 @@ mod lock;
 mod membership;
 mod name;
 mod op;
+mod retention;
 mod suite;
 
 pub use account::{
@@ -29,9 +30,12 @@ pub use lock::{LOCK_END, LockSet, LockSpace, LockSpan};
 pub use membership::{BoxGrant, KeyBox, Membership, MembershipChange, NewEpoch, Redemption, Role};
 pub use name::{NameError, check_name, check_symlink_target, check_xattr_name};
 pub use op::{Batch, Extent, NodeKind, Op, OpKind, Range};
+pub use retention::{RetentionRule, Thinning};
 use suite::check_suite;
 
 #[cfg(test)]
 mod checkpoint_tests;
+#[cfg(test)]
+mod retention_tests;
 #[cfg(test)]
 mod tests;

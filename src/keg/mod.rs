@@ -9,6 +9,7 @@ mod conflict;
 mod content;
 mod mem;
 mod node;
+pub mod retention;
 mod store;
 
 pub use apply::{Applied, Context, apply};

@@ -4,7 +4,7 @@ use crate::crypto::sign::SigningKey;
 use crate::crypto::{CryptoError, Key, aead, kdf, labels, padme};
 use crate::format::{
     AccountId, Batch, BlobRef, Checkpoint, CheckpointState, DbId, DeviceId, EntryKind, Envelope, FormatError, Head,
-    Membership, SignedEntry, encode, limits,
+    Membership, SignedEntry, Thinning, encode, limits,
 };
 
 use super::folder::AuthorState;
@@ -78,6 +78,12 @@ impl Author {
     /// Signs a checkpoint, or what brings blobs for one.
     pub fn checkpoint(&self, position: &Position, adds: Vec<BlobRef>, body: &Checkpoint) -> SignedEntry {
         self.sign(self.envelope(position, EntryKind::Checkpoint, adds, vec![], encode(body)))
+    }
+
+    /// Signs a thinning of the past, or a release of blobs. `position.observed` must be the log's newest entry when it
+    /// arrives.
+    pub fn thinning(&self, position: &Position, body: &Thinning, releases: Vec<BlobRef>) -> SignedEntry {
+        self.sign(self.envelope(position, EntryKind::Thin, vec![], releases, encode(body)))
     }
 
     fn envelope(

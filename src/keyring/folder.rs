@@ -10,7 +10,7 @@ use crate::crypto::labels;
 use crate::crypto::sign::{Signature, VerifyingKey};
 use crate::format::{
     AccountId, ChainHash, Checkpoint, DbId, DeviceId, EntryHash, EntryKind, Envelope, FormatError, Head, InviteKey,
-    Membership, MembershipChange, Role, SignedEntry, decode, encode,
+    Membership, MembershipChange, RetentionRule, Role, SignedEntry, Thinning, decode, encode,
 };
 
 use super::account::AccountLog;
@@ -134,6 +134,37 @@ impl FolderState {
         self.standing.clock_ms
     }
 
+    /// For how long the past is kept.
+    pub fn retention(&self) -> RetentionRule {
+        self.standing.past.as_ref().and_then(|past| past.rule).unwrap_or_default()
+    }
+
+    /// An owner has said so.
+    pub fn has_rule(&self) -> bool {
+        self.standing.past.as_ref().is_some_and(|past| past.rule.is_some())
+    }
+
+    /// The newest entry that thinned out the past or released blobs; 0: none.
+    pub fn last_thinning(&self) -> u64 {
+        self.standing.past.as_ref().map_or(0, |past| past.last)
+    }
+
+    /// The first position of which the past is whole: of those before, some are gone. 0: all are there.
+    pub fn thinned(&self) -> u64 {
+        self.standing.past.as_ref().map_or(0, |past| past.thinned)
+    }
+
+    /// Positions that thinning leaves whatever the rule says: where the epochs began that are current, or that some member
+    /// begins with, whose state may have to be handed over or compared. Ascending.
+    pub fn lasting(&self) -> Vec<u64> {
+        let current = self.epoch();
+        let begun = |epoch: &&Epoch| {
+            let number = epoch.start.epoch;
+            number == current || self.standing.members.values().any(|member| member.since == Some(number))
+        };
+        self.standing.epochs.iter().filter(begun).map(|epoch| epoch.seq).collect()
+    }
+
     /// Where the next entry of `device` goes, made now.
     pub fn position(&self, device: &DeviceId, account_head: Head, now_ms: i64) -> Position {
         let (db, observed, last) = (self.db, self.head, self.author(device));
@@ -201,7 +232,8 @@ impl FolderState {
         let revokes = known.is_some_and(|known| log.revokes_between(known.seq, named.seq));
         let counts = !matches!(verdict, Verdict::Ignored(_));
         let suite_moved = counts && envelope.suite > self.standing.newest_suite();
-        let standing_changed = matches!(verdict, Verdict::Membership(_)) || account_moved || suite_moved;
+        let standing_changed =
+            matches!(verdict, Verdict::Membership(_) | Verdict::Thin(_)) || account_moved || suite_moved;
         let chain = chain(self.head.chain, hash);
         Ok(Advanced { seq: self.head.seq + 1, hash, chain, envelope, verdict, standing_changed, revokes })
     }
@@ -226,6 +258,9 @@ impl FolderState {
         }
         if let Verdict::Membership(body) = verdict {
             self.standing.change(*seq, &envelope.author, envelope.created_ms, body);
+        }
+        if let Verdict::Thin(body) = verdict {
+            self.standing.thin(*seq, body);
         }
     }
 
@@ -295,9 +330,17 @@ impl FolderState {
         if envelope.suite < self.standing.suite_at(envelope.observed.seq) {
             return Ok(Verdict::Ignored(Reason::OldSuite));
         }
+        // What an author had seen may be gone since: who has seen that it is refers to nothing of it.
+        let refers = matches!(envelope.kind, EntryKind::Batch | EntryKind::Checkpoint);
+        if refers && self.standing.past.as_ref().is_some_and(|past| envelope.observed.seq < past.last) {
+            return Ok(Verdict::Ignored(Reason::Thinned));
+        }
         match envelope.kind {
-            EntryKind::Batch if member.role.writes() => Ok(Verdict::Batch),
-            EntryKind::Batch => Ok(Verdict::Ignored(Reason::Role)),
+            EntryKind::Batch if !member.role.writes() => Ok(Verdict::Ignored(Reason::Role)),
+            // Else whoever may write could have everybody's content thrown away.
+            EntryKind::Batch if !envelope.releases.is_empty() => Ok(Verdict::Ignored(Reason::BadChange)),
+            EntryKind::Batch => Ok(Verdict::Batch),
+            EntryKind::Thin => Ok(self.judge_thinning(envelope, member)),
             EntryKind::Checkpoint => Ok(self.judge_checkpoint(envelope, member)),
             EntryKind::Membership => self.judge_membership(envelope, member, accounts),
         }
@@ -312,6 +355,22 @@ impl FolderState {
             Ok(body) if body.epoch <= self.epoch() && envelope.releases.is_empty() => {
                 Verdict::Checkpoint(Box::new(body))
             }
+            Ok(_) => Verdict::Ignored(Reason::BadChange),
+            Err(_) => Verdict::Ignored(Reason::BadBody),
+        }
+    }
+
+    /// Only who knows the whole past can tell what nothing refers to; and only in a log that has not moved since.
+    fn judge_thinning(&self, envelope: &Envelope, member: &Member) -> Verdict {
+        if !member.role.administers() || !member.history {
+            return Verdict::Ignored(Reason::Role);
+        }
+        if envelope.observed != self.head {
+            return Verdict::Ignored(Reason::NotOnHead);
+        }
+        match Thinning::decode(&envelope.body) {
+            // The newest moment is the present.
+            Ok(body) if body.upto <= self.head.seq && envelope.adds.is_empty() => Verdict::Thin(Box::new(body)),
             Ok(_) => Verdict::Ignored(Reason::BadChange),
             Err(_) => Verdict::Ignored(Reason::BadBody),
         }

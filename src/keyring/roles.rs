@@ -10,6 +10,7 @@
 //! | `Rotate` | admins and owners | yes |
 //! | `AccountSync` | every member, for the own account | no |
 //! | `Invite`, `CancelInvite` | as `Add`, by the role in the invite | no |
+//! | `Retention` | owners | no |
 //! | `Redeem` | as `Add`, by the role in the invite, with the proof of who holds it | guests yes; others a grant |
 //!
 //! Guests have an expiry and never join with history; nobody else has an expiry. Admins and owners have history:
@@ -91,6 +92,10 @@ pub(super) fn check(state: &FolderState, envelope: &Envelope, actor: &Member, bo
         MembershipChange::CancelInvite { key } => {
             let invite = state.invites().get(key).ok_or(Reason::Invite)?;
             allowed(actor.role.manages(invite.role))?;
+            (body.new_epoch.is_none(), members.len())
+        }
+        MembershipChange::Retention { .. } => {
+            allowed(actor.role == Role::Owner)?;
             (body.new_epoch.is_none(), members.len())
         }
         MembershipChange::Redeem { key, account, account_head, proof, grant } => {

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 
 use minicbor::{Decode, Encode};
 
-use crate::format::{AccountId, Head, InviteKey, Membership, MembershipChange, NewEpoch, Role, limits};
+use crate::format::{
+    AccountId, Head, InviteKey, Membership, MembershipChange, NewEpoch, RetentionRule, Role, Thinning, limits,
+};
 
 /// One member.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -78,6 +80,21 @@ impl OpenInvite {
     }
 }
 
+/// What the log says about its own past.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub(super) struct Past {
+    /// For how long it is kept; `None`: as nobody has said otherwise.
+    #[n(0)]
+    pub rule: Option<RetentionRule>,
+    /// Of the positions before this one some are gone.
+    #[n(1)]
+    pub thinned: u64,
+    /// The newest entry that has thinned it out or released blobs; 0: none.
+    #[n(2)]
+    pub last: u64,
+}
+
 static NO_INVITES: BTreeMap<InviteKey, OpenInvite> = BTreeMap::new();
 
 /// All that entries which count add up to, but for the head and the devices' counters.
@@ -107,12 +124,24 @@ pub(super) struct Standing {
     /// Open invites; absent when there are none, so that the layout is the old one until somebody makes one.
     #[n(6)]
     pub invites: Option<BTreeMap<InviteKey, OpenInvite>>,
+    /// Absent until somebody changes the rule or thins out the past, for the same reason.
+    #[n(7)]
+    pub past: Option<Past>,
 }
 
 impl Default for Standing {
     fn default() -> Self {
         let (members, epochs, accounts) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
-        Self { members, epochs, accounts, clock_ms: i64::MIN, rotation_due: false, suites: None, invites: None }
+        Self {
+            members,
+            epochs,
+            accounts,
+            clock_ms: i64::MIN,
+            rotation_due: false,
+            suites: None,
+            invites: None,
+            past: None,
+        }
     }
 }
 
@@ -158,6 +187,15 @@ impl Standing {
     /// Who knows the links of an account is as trusted as the account was.
     pub fn drop_invites_of(&mut self, account: &AccountId) {
         self.retain_invites(|_, invite| invite.by != *account);
+    }
+
+    /// Takes in a thinning that counts.
+    pub fn thin(&mut self, seq: u64, body: &Thinning) {
+        let past = self.past.get_or_insert_default();
+        past.last = seq;
+        if body.from < body.upto {
+            past.thinned = past.thinned.max(body.upto);
+        }
     }
 
     /// Takes in a membership entry that counts.
@@ -206,6 +244,7 @@ impl Standing {
                 self.invites.get_or_insert_default().insert(*key, invite);
             }
             MembershipChange::CancelInvite { key } => self.retain_invites(|open, _| open != key),
+            MembershipChange::Retention { rule } => self.past.get_or_insert_default().rule = Some(*rule),
             MembershipChange::Redeem { key, account, account_head, grant, .. } => {
                 if let Some(OpenInvite { role, expires_ms, .. }) = self.invites().get(key).cloned() {
                     // As with `Add`.

@@ -1,6 +1,6 @@
 //! What verification says about an entry.
 
-use crate::format::{AccountId, ChainHash, Checkpoint, EntryHash, Envelope, FormatError, Head, Membership};
+use crate::format::{AccountId, ChainHash, Checkpoint, EntryHash, Envelope, FormatError, Head, Membership, Thinning};
 
 /// An entry in its place, verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub enum Verdict {
     Batch,
     /// Somebody with full history says what the folder was when an epoch began. Changes nothing for who can tell.
     Checkpoint(Box<Checkpoint>),
+    /// Moments of the past go, as far as the folder's rule allows, and blobs are released.
+    Thin(Box<Thinning>),
     /// Validly signed, but not allowed at this place: it stays in the chain and does nothing. No one's proven fault.
     Ignored(Reason),
 }
@@ -68,8 +70,11 @@ pub enum Reason {
     /// Sealed under another epoch than the current one, or by somebody who had not seen that one begin.
     #[error("the entry belongs to an epoch that is not current")]
     StaleEpoch,
-    /// A membership entry that does not observe the entry right before it.
-    #[error("the membership entry does not follow the state that it was made for")]
+    /// Made before its author had seen that the past was thinned out: it may refer to what is gone.
+    #[error("the entry was made before the past was thinned out")]
+    Thinned,
+    /// A membership entry or a thinning that does not observe the entry right before it.
+    #[error("the entry does not follow the state that it was made for")]
     NotOnHead,
     /// A membership change that makes no sense at its place: unknown or present member, last owner, missing epoch,
     /// blobs where none belong.

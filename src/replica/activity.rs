@@ -15,7 +15,7 @@ use super::layer::Layer;
 use super::replica::{Replica, meta};
 use super::types::Confirmed;
 use super::{ReplicaError, View};
-use crate::format::{AccountId, BlobId, DeviceId, NodeKind, Op, OpKind, Role, decode, encode};
+use crate::format::{AccountId, BlobId, DeviceId, NodeKind, Op, OpKind, RetentionRule, Role, decode, encode};
 use crate::keg::{Applied, Store};
 
 /// A burst of changes by one device is counted over this time. Ransomware that was measured encrypts from hundreds to
@@ -240,6 +240,27 @@ pub enum Happening {
         #[n(3)]
         what: String,
     },
+    /// An owner has changed for how long the past is kept.
+    #[n(40)]
+    Retention {
+        /// The rule from now on.
+        #[n(0)]
+        rule: RetentionRule,
+    },
+    /// The actor wanted to take more of the past away than the folder's rule allows; that part stayed.
+    #[n(41)]
+    OverThinned {
+        /// Moments that stayed.
+        #[n(0)]
+        moments: u64,
+    },
+    /// The actor has thinned out the past by a clock that is ahead of this machine's: more of it is gone than the rule says.
+    #[n(42)]
+    ThinnedAhead {
+        /// How far ahead, in seconds.
+        #[n(0)]
+        ahead_s: u64,
+    },
 }
 
 impl Happening {
@@ -255,6 +276,8 @@ impl Happening {
             | Self::InDoubt { .. }
             | Self::FalseAccount { .. }
             | Self::Stalled { .. }
+            | Self::OverThinned { .. }
+            | Self::ThinnedAhead { .. }
             | Self::Altered { .. } => true,
             Self::Created
             | Self::Added { .. }
@@ -262,6 +285,7 @@ impl Happening {
             | Self::Left
             | Self::Role { .. }
             | Self::Rotated { .. }
+            | Self::Retention { .. }
             | Self::DeviceAdded { .. }
             | Self::DeviceRevoked { .. }
             | Self::Conflict { .. }

@@ -20,13 +20,16 @@ use super::replica::{Replica, Shared};
 use super::rows::{NameRow, NodeRow};
 use super::state::State;
 use super::types::{Change, Confirmed, StagedEntry, Standing};
-use super::{ReplicaError, activity, standing};
+use super::{Activity, Happening, ReplicaError, activity, standing, thin};
 use crate::format::{ChainHash, Head, KegId, SignedEntry, decode, encode};
 use crate::keg::{self, Applied, Context};
 use crate::sys::clock;
 
 /// The write-ahead log is emptied when it is longer than this.
 const WAL_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Clocks that differ by less than this are set right; rules are about days.
+const AHEAD_MS: i64 = 3_600_000;
 
 /// Nodes and names of the mounted view keep their numbers when they are confirmed.
 struct Mounted<'a>(&'a Shared);
@@ -186,8 +189,20 @@ impl Shared {
                 }
             }
             self.log(writer, entry)?;
+            if let Some(wanted) = &entry.thin {
+                let refused = writer.run(|conn| thin::apply(conn, &self.cache, entry.head.seq, wanted))?;
+                let ahead_ms = wanted.now_ms.saturating_sub(clock::unix_nanos() / 1_000_000);
+                let told = [
+                    (refused > 0).then_some(Happening::OverThinned { moments: refused }),
+                    (ahead_ms > AHEAD_MS).then(|| Happening::ThinnedAhead { ahead_s: ahead_ms.unsigned_abs() / 1000 }),
+                ];
+                for what in told.into_iter().flatten() {
+                    writer.run(|conn| activity::add(conn, &activity_of(entry, what)))?;
+                }
+            }
             entry.activity.iter().try_for_each(|activity| writer.run(|conn| activity::add(conn, activity)))?;
         }
+        writer.run(|conn| self.sweep(conn))?;
         let (bytes, files) = {
             let state = self.state.read();
             (state.usage.0 + out.overlay.usage.0, state.usage.1 + out.overlay.usage.1)
@@ -378,6 +393,17 @@ impl Shared {
         writer.run(|conn| conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())))?;
         let _state = self.state.write();
         self.pool.advance()
+    }
+}
+
+/// A line about an entry.
+fn activity_of(entry: &Confirmed, what: Happening) -> Activity {
+    Activity {
+        seq: entry.head.seq,
+        at_ms: entry.envelope.created_ms,
+        account: Some(entry.envelope.author),
+        actor: entry.label.clone(),
+        what,
     }
 }
 

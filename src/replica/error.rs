@@ -101,6 +101,14 @@ pub enum ReplicaError {
         /// The newest.
         to: u64,
     },
+    /// That moment was thinned out.
+    #[error(
+        "version {seq} of the folder was thinned out; `kegfs history` shows the versions that are left, and a time means the last one before it"
+    )]
+    ThinnedOut {
+        /// The position asked for.
+        seq: u64,
+    },
     /// The replica is closed.
     #[error("the folder is closed")]
     Closed,

@@ -40,6 +40,7 @@ mod sequenced;
 mod standing;
 mod state;
 mod story;
+mod thin;
 mod types;
 mod view;
 
@@ -52,6 +53,7 @@ pub use past::Past;
 pub use replica::{Replica, Submitted};
 pub use restore::{Later, PlannedStep, RestorePlan, Step};
 pub use story::{ConflictName, Moment, NameSpan, RemovedNode};
+pub use thin::{PastSize, Thin, Thinnable};
 pub use types::{
     Change, Confirmed, DirEntry, LogLine, MemberInfo, NameEntry, NameOf, OpenParams, Pending, PendingCounts, Slot,
     StagedEntry, Standing, Xattr,
@@ -70,3 +72,5 @@ mod restore_tests;
 mod test_support;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod thin_tests;

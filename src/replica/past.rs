@@ -9,7 +9,8 @@
 //! Extents of a range are found offset by offset: what it costs grows with the number of different offsets at which
 //! extents ever began there, at most one for each byte, usually one for each 4 KiB, however often they were rewritten.
 //!
-//! Moments before `meta.origin` (where this member's history begins) do not exist here.
+//! Moments before `meta.origin` (where this member's history begins) do not exist here, nor do those that were thinned out
+//! ([`super::thin`]): reading at one fails, also when it goes while it is being read.
 //!
 //! Must not know of pending work: it has no place in the log yet.
 
@@ -23,6 +24,7 @@ use rusqlite::{Connection, OptionalExtension, Params, params};
 use super::ReplicaError;
 use super::replica::{Replica, Shared};
 use super::rows::{self, NodeRow};
+use super::thin;
 use super::types::{DirEntry, NameOf, Xattr};
 use crate::format::limits::CHUNK_MAX_BYTES;
 use crate::format::{Extent, KegId};
@@ -88,7 +90,7 @@ impl Replica {
     /// The folder as it was after entry `seq`.
     ///
     /// # Errors
-    /// [`ReplicaError::NoSuchMoment`].
+    /// [`ReplicaError::NoSuchMoment`], [`ReplicaError::ThinnedOut`].
     pub fn at(&self, seq: u64) -> Result<Past<'_>, ReplicaError> {
         let shared = self.shared();
         let to = shared.state.read().head.seq;
@@ -96,11 +98,14 @@ impl Replica {
         if !(from..=to).contains(&seq) {
             return Err(ReplicaError::NoSuchMoment { seq, from, to });
         }
-        Ok(Past { shared, seq })
+        let past = Past { shared, seq };
+        past.read(|_| Ok(()))?;
+        Ok(past)
     }
 
     /// The newest position at `time_ms` (milliseconds since 1970 UTC): the last entry whose time is not after it, where
-    /// the times of the log are taken as never going back. `None`: the folder, as far as it is known here, is younger.
+    /// the times of the log are taken as never going back; of what was thinned out, the last moment before that is left.
+    /// `None`: the folder, as far as it is known here, is younger.
     ///
     /// # Errors
     /// Those of reading.
@@ -111,11 +116,13 @@ impl Replica {
                 let mut newest = conn.prepare_cached(
                     "SELECT seq FROM log WHERE clock_ms <= ?1 ORDER BY clock_ms DESC, seq DESC LIMIT 1",
                 )?;
-                newest.query_row([time_ms], |row| row.get::<_, i64>(0).map(i64::cast_unsigned)).optional()
+                let newest =
+                    newest.query_row([time_ms], |row| row.get::<_, i64>(0).map(i64::cast_unsigned)).optional()?;
+                newest.map(|seq| thin::moment_before(conn, seq)).transpose()
             })
         });
         let origin = self.shared().cache.origin.load(Ordering::Acquire);
-        Ok(found?.filter(|seq| *seq >= origin))
+        Ok(found?.filter(|seq| *seq >= origin.max(1)))
     }
 
     /// The time of entry `seq` as [`Self::seq_at`] takes it.
@@ -145,7 +152,15 @@ impl Past<'_> {
         if state.closed {
             return Err(ReplicaError::Closed);
         }
-        self.shared.pool.with(|db| db.run(body))
+        let found = self.shared.pool.with(|db| {
+            db.run(|conn| {
+                if !thin::is_there(conn, self.seq, thin::thinned(conn)?)? {
+                    return Ok(None);
+                }
+                body(conn).map(Some)
+            })
+        })?;
+        found.ok_or(ReplicaError::ThinnedOut { seq: self.seq })
     }
 
     /// The node with this inode number, which is the one it has today; removed ones included (`nlink` 0).

@@ -225,6 +225,8 @@ fn to_first_layout(file: &std::path::Path, key: &Key) {
             "DROP INDEX dentry_past_from; DROP INDEX dentry_past_to; DROP INDEX dentry_past_child; DROP INDEX dentry_since;
              DROP INDEX dentry_conflict; DROP INDEX node_removed; DROP INDEX log_clock; DROP TABLE name_log;
              DROP TABLE redirect_log; DROP TABLE checkpoint; DROP TABLE activity; DROP TABLE burst;
+             DROP TABLE kept; DROP TABLE thinning; DROP TABLE owed; DROP INDEX node_past_end; DROP INDEX dentry_past_end;
+             DROP INDEX extent_past_end; DROP INDEX xattr_past_end;
              ALTER TABLE node DROP COLUMN allocated; ALTER TABLE node_past DROP COLUMN allocated;
              ALTER TABLE dentry_past DROP COLUMN fork; ALTER TABLE log DROP COLUMN clock_ms; PRAGMA user_version=1;",
         )

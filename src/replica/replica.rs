@@ -70,6 +70,8 @@ pub(super) struct Shared {
     pub(super) staged: Mutex<BTreeMap<u64, StagedEntry>>,
     /// Directories of past moments that are being listed.
     pub(super) listings: Mutex<Listings>,
+    /// Files that programs have open, by number, how often.
+    pub(super) open_files: Mutex<HashMap<u64, u32>>,
     on_change: RwLock<Option<OnChange>>,
     on_journal: RwLock<Option<OnJournal>>,
     /// Held from opening to closing, whoever still refers to the replica then.
@@ -135,11 +137,13 @@ impl Replica {
             signal: Signal::default(),
             staged: Mutex::new(staged),
             listings: Mutex::default(),
+            open_files: Mutex::default(),
             on_change: RwLock::new(None),
             on_journal: RwLock::new(None),
             file_lock: Mutex::new(Some(lock)),
         });
         shared.replay(ops, last)?;
+        shared.sweep_now()?;
         let worker = Arc::clone(&shared);
         let thread = threads::spawn("kegfs-journal", move || worker.journal_thread())
             .map_err(|error| ReplicaError::io(dir, error))?;

@@ -6,7 +6,8 @@
 
 /// The steps that lead to the layout of `state.db`; its number (`PRAGMA user_version`) is how many were taken. A step
 /// that was released is never changed.
-pub(super) const STATE: &[&str] = &[STATE_1, STATE_ACTIVITY, STATE_CHECKPOINT, STATE_ALLOCATED, STATE_PAST];
+pub(super) const STATE: &[&str] =
+    &[STATE_1, STATE_ACTIVITY, STATE_CHECKPOINT, STATE_ALLOCATED, STATE_PAST, STATE_THINNED];
 
 /// The tables.
 pub(super) const STATE_1: &str = "
@@ -133,6 +134,19 @@ ALTER TABLE log ADD COLUMN clock_ms INTEGER NOT NULL DEFAULT 0;
 UPDATE log SET clock_ms = clock.latest
   FROM (SELECT seq, max(created_ms) OVER (ORDER BY seq) AS latest FROM log) AS clock WHERE clock.seq = log.seq;
 CREATE INDEX log_clock ON log (clock_ms, seq);
+";
+
+/// Thinning out the past, see `thin.rs`. `kept`: the moments that are left of those before `meta.thinned`. `thinning`: the
+/// entries that thinned it out, with their times. `owed`: between which moments rows are still to be removed that none shows;
+/// they are found by the end of their validity, in indexes that grow at their ends.
+const STATE_THINNED: &str = "
+CREATE TABLE kept (seq INTEGER PRIMARY KEY);
+CREATE TABLE thinning (seq INTEGER PRIMARY KEY, said_ms INTEGER NOT NULL);
+CREATE TABLE owed (after INTEGER PRIMARY KEY, upto INTEGER NOT NULL);
+CREATE INDEX node_past_end ON node_past (to_seq);
+CREATE INDEX dentry_past_end ON dentry_past (to_seq);
+CREATE INDEX extent_past_end ON extent_past (to_seq);
+CREATE INDEX xattr_past_end ON xattr_past (to_seq);
 ";
 
 /// As [`STATE`], of `journal.db`.

@@ -7,6 +7,7 @@ use rusqlite::{Connection, params};
 use super::ReplicaError;
 use super::replica::{Replica, Shared};
 use super::rows;
+use super::thin;
 use crate::format::{DeviceId, KegId};
 use crate::keg::Node;
 
@@ -65,7 +66,7 @@ pub struct ConflictName {
 }
 
 impl Replica {
-    /// What is left of the history of a node, oldest first.
+    /// What is left of the history of a node, oldest first: what no moment shows is left out.
     ///
     /// # Errors
     /// As all functions here: those of reading.
@@ -74,11 +75,13 @@ impl Replica {
             let mut statement = conn.prepare_cached(concat!(
                 "SELECT ",
                 rows::node_columns!(),
-                ", n.from_seq AS since FROM node_past n WHERE n.ino = ?1 UNION ALL SELECT ",
+                ", n.from_seq AS since FROM node_past n WHERE n.ino = ?1 AND (n.to_seq > ?2 OR EXISTS
+                   (SELECT 1 FROM kept k WHERE k.seq >= n.from_seq AND k.seq < n.to_seq)) UNION ALL SELECT ",
                 rows::node_columns!(),
                 ", n.seq AS since FROM node n WHERE n.ino = ?1 ORDER BY since"
             ))?;
-            let moments = statement.query_map([ino.cast_signed()], |row| {
+            let thinned = thin::thinned(conn)?.cast_signed();
+            let moments = statement.query_map([ino.cast_signed(), thinned], |row| {
                 let node = rows::node(row, 0, &shared.cache.devices)?.node;
                 Ok(Moment { seq: row.get::<_, i64>(rows::NODE_WIDTH)?.cast_unsigned(), node })
             })?;

@@ -53,8 +53,10 @@ pub struct Confirmed {
     /// The opened batch, if the verdict is that it counts. `None` for membership entries, and for ignored entries: those
     /// advance the log and the author's counter and change nothing. Pending work of an own ignored entry stays pending.
     pub batch: Option<Batch>,
-    /// Where the epoch of the entry began: see [`crate::keg::Context::horizon`].
+    /// From where on the past exists for the entry: see [`crate::keg::Context::horizon`].
     pub horizon: u64,
+    /// It thins out the past.
+    pub thin: Option<super::Thin>,
     /// The author's label for conflict names, the same on every replica (from the author's account log).
     pub label: String,
     /// The signed entry, to be kept as the newest that was verified; given for the last of those applied together.

@@ -389,7 +389,8 @@ fn writes(
             MembershipChange::Rotate
             | MembershipChange::AccountSync { .. }
             | MembershipChange::Invite { .. }
-            | MembershipChange::CancelInvite { .. } => None,
+            | MembershipChange::CancelInvite { .. }
+            | MembershipChange::Retention { .. } => None,
         };
         if let Some(account) = subject {
             let member = state.members().get(&account);
@@ -505,7 +506,7 @@ fn not_allowed(reason: Reason, state: &FolderState) -> Refused {
         Reason::Role => refused(ErrorCode::Role),
         Reason::DeviceRevoked => refused(ErrorCode::Unauthenticated),
         Reason::StaleEpoch => refused(ErrorCode::StaleEpoch).with(Detail::Epoch(state.epoch())),
-        Reason::NotOnHead | Reason::AccountOutdated => {
+        Reason::NotOnHead | Reason::Thinned | Reason::AccountOutdated => {
             refused(ErrorCode::StaleObserved).with(Detail::Head(state.head()))
         }
         Reason::BadChange | Reason::BadBody | Reason::OldSuite | Reason::RecoveryPhrase => {

@@ -21,7 +21,7 @@ pub(super) fn of_entry(
     let mut what = Vec::new();
     account_changes(advanced, before, accounts, &mut what);
     match &advanced.verdict {
-        Verdict::Batch | Verdict::Checkpoint(_) => {}
+        Verdict::Batch | Verdict::Checkpoint(_) | Verdict::Thin(_) => {}
         Verdict::Ignored(reason) if is_an_attempt(*reason) => {
             what.push(Happening::Ignored { reason: reason.to_string() });
         }
@@ -125,6 +125,7 @@ fn membership(author: &AccountId, body: &Membership, before: &FolderState, accou
                 since: false,
             }
         }
+        MembershipChange::Retention { rule } => Happening::Retention { rule: *rule },
         // That somebody comes by it is the news.
         MembershipChange::Invite { .. } | MembershipChange::CancelInvite { .. } => return None,
     })
@@ -141,6 +142,6 @@ fn is_an_attempt(reason: Reason) -> bool {
         | Reason::BadChange
         | Reason::BadBody
         | Reason::OldSuite => true,
-        Reason::NotMember | Reason::AccountOutdated | Reason::StaleEpoch | Reason::NotOnHead => false,
+        Reason::NotMember | Reason::AccountOutdated | Reason::StaleEpoch | Reason::NotOnHead | Reason::Thinned => false,
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::carry::carry;
-use super::verify::{Taken, Verified, take_in};
+use super::verify::{Taken, take_in};
 use super::{Folder, SyncError};
 use crate::api::{Detail, ErrorCode};
 use crate::format::{Batch, BlobId, BlobRef, Op, OpKind, SignedEntry, decode, encode};
@@ -41,7 +41,7 @@ pub(super) async fn seal(
     let sealed = tokio::task::spawn_blocking(move || {
         let position = folder.position(&verified)?;
         let secrets = verified.ring.epoch(position.epoch)?;
-        let carried = carry(&folder, &ops, position_horizon(&verified))?;
+        let carried = carry(&folder, &ops, verified.past_from())?;
         let (last_op, mut adds) = (carried.last, adds);
         if carried.last < ops.last().map_or(0, |pending| pending.number) {
             // Not all of them fit: their blobs come with the next entry.
@@ -58,11 +58,6 @@ pub(super) async fn seal(
         Ok(staged)
     });
     sealed.await.map_err(|_| SyncError::Closed)?
-}
-
-/// Where the epoch began under which an entry is sealed now.
-pub(super) fn position_horizon(verified: &Verified) -> u64 {
-    verified.state.epochs().last().map_or(0, |epoch| epoch.seq)
 }
 
 fn blobs_of(op: &Op) -> Vec<BlobId> {

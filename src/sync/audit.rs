@@ -79,12 +79,18 @@ impl Folder {
     /// What is false about it, if anything is.
     fn compare(&self, began: u64, state: Result<CheckpointState, SyncError>) -> Result<Option<String>, SyncError> {
         let state = state?;
+        // Thinned out since: nothing can be said any more.
+        let is_there = || Ok::<_, SyncError>(self.replica.moment_after(began)? == began);
+        if !is_there()? {
+            return Err(SyncError::Incomparable);
+        }
         if state.seq != began {
             return Ok(Some("it is of another position".to_owned()));
         }
         let mut comparison = Comparison::new(&self.replica, began);
         self.read_state(&state, |record| Ok(comparison.record(&record)?))?;
         match comparison.finish()? {
+            Compared::Different(_) if !is_there()? => Err(SyncError::Incomparable),
             Compared::Different(what) => Ok(Some(what)),
             Compared::Same(pairs) => {
                 for (own, theirs) in &pairs {

@@ -51,7 +51,13 @@ impl Folder {
         let there = self.replica.checkpoints().unwrap_or_default();
         let counts =
             |epoch: &u32| there.iter().any(|row| row.epoch == *epoch && row.verdict != CheckpointVerdict::False);
-        wanted.into_iter().find(|epoch| !counts(epoch))
+        let began = |number: u32| verified.state.epochs().iter().find(|epoch| epoch.start.epoch == number);
+        // Of what was thinned out nobody has the state. It lasts while a member begins with it, so none waits for it.
+        let is_there = |number: &u32| {
+            began(*number)
+                .is_some_and(|epoch| self.replica.moment_after(epoch.seq).is_ok_and(|there| there == epoch.seq))
+        };
+        wanted.into_iter().find(|epoch| !counts(epoch) && is_there(epoch))
     }
 
     /// Makes the checkpoint of `epoch`, unless there is one.
@@ -90,7 +96,7 @@ impl Folder {
                 match advanced.map_err(|error| SyncError::Damaged(error.to_string()))?.verdict {
                     Verdict::Checkpoint(_) => entry,
                     Verdict::Ignored(reason) => return Err(SyncError::Refused(reason.to_string())),
-                    Verdict::Membership(_) | Verdict::Batch => {
+                    Verdict::Membership(_) | Verdict::Batch | Verdict::Thin(_) => {
                         return Err(SyncError::Damaged("a checkpoint".to_owned()));
                     }
                 }
@@ -132,6 +138,9 @@ fn prepare(folder: &Arc<Folder>, epoch: u32) -> Result<Prepared, SyncError> {
     folder.replica.export(seq, |record| maker.record(record))?;
     maker.flush_waiting()?;
     maker.flush_piece()?;
+    if folder.replica.moment_after(seq)? != seq {
+        return Err(SyncError::Refused("the state that was to be handed over was thinned out meanwhile".to_owned()));
+    }
     let verified = folder.verified.blocking_lock();
     let sealed = seal_checkpoint(&folder.id(), verified.ring.epoch(epoch)?, &maker.state);
     Ok(Prepared { epoch, adds: maker.adds, sealed })

@@ -193,10 +193,10 @@ impl Folder {
         self.id
     }
 
-    /// Where the current epoch began: what was removed before it is not there for those who came with it. Not to be called
-    /// from async code.
+    /// Before it the past is not there for everybody: where the current epoch began, or up to where it was thinned out. Not
+    /// to be called from async code.
     pub fn horizon(&self) -> u64 {
-        super::append::position_horizon(&self.verified.blocking_lock())
+        self.verified.blocking_lock().past_from()
     }
 
     /// This device.

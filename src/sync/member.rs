@@ -7,11 +7,14 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::checkpoint::Prepared;
+use super::retention::Report;
 use super::status::now_ms;
 use super::verify::{Chains, Taken, Verified, take_in};
 use super::{Folder, SyncError};
 use crate::api::{ErrorCode, Redeem};
-use crate::format::{AccountId, Head, InviteKey, KeyBox, Membership, MembershipChange, Role, SignedEntry};
+use crate::format::{
+    AccountId, Head, InviteKey, KeyBox, Membership, MembershipChange, RetentionRule, Role, SignedEntry,
+};
 use crate::keyring::{
     AccountLog, AccountLogs, EpochSecrets, Position, Reason, RecipientsError, Verdict, grant, grant_since,
     new_epoch_for,
@@ -32,6 +35,8 @@ pub(super) enum Work {
     Change(Change),
     /// The entries of a checkpoint.
     Checkpoint(Arc<Prepared>),
+    /// What thins out the past.
+    Thin(Arc<Report>),
 }
 
 /// How much of the past a newcomer gets.
@@ -64,6 +69,8 @@ pub(super) enum Change {
     Invite { key: InviteKey, role: Role, ends_ms: i64, expires_ms: Option<i64> },
     /// It is not any more.
     CancelInvite { key: InviteKey },
+    /// Another rule for how long the past is kept.
+    Retention { rule: RetentionRule },
     /// A new member, who has proven to hold an invite; a guest without history.
     Redeem { newcomer: Arc<AccountLog>, redeem: Box<Redeem>, guest: bool },
 }
@@ -85,6 +92,11 @@ impl Folder {
     /// The same with the entries of a checkpoint.
     pub(super) async fn post(&self, prepared: Arc<Prepared>) -> Result<(), SyncError> {
         self.work(Work::Checkpoint(prepared)).await
+    }
+
+    /// The same with what thins out the past.
+    pub(super) async fn post_thinning(&self, report: Arc<Report>) -> Result<(), SyncError> {
+        self.work(Work::Thin(report)).await
     }
 
     async fn work(&self, work: Work) -> Result<(), SyncError> {
@@ -173,6 +185,7 @@ impl Folder {
             Change::Rotate { after } => verified.state.epoch() > *after,
             Change::Sync { head } => verified.state.account_head(&self.me).is_some_and(|known| known.seq >= head.seq),
             Change::Invite { key, .. } => verified.state.invites().contains_key(key),
+            Change::Retention { rule } => perhaps_sent && verified.state.retention() == *rule,
             Change::CancelInvite { key } => perhaps_sent && !verified.state.invites().contains_key(key),
             // Somebody else's client was faster, or it was cancelled meanwhile.
             Change::Redeem { redeem, .. } => !verified.state.invites().contains_key(&redeem.redemption.key),
@@ -237,7 +250,7 @@ impl Folder {
             Verdict::Ignored(Reason::NotMember) => Err(SyncError::NotAMember.into()),
             Verdict::Ignored(Reason::Role) => Err(self.not_allowed(change.action()).into()),
             Verdict::Ignored(reason) => Err(SyncError::Refused(reason.to_string()).into()),
-            Verdict::Membership(_) | Verdict::Batch | Verdict::Checkpoint(_) => {
+            Verdict::Membership(_) | Verdict::Batch | Verdict::Checkpoint(_) | Verdict::Thin(_) => {
                 Ok(Signed { entry, boxes, secrets, seq: advanced.seq })
             }
         }
@@ -278,7 +291,7 @@ impl Folder {
                     Err(SyncError::BadInvite("there is no such open invite; `kegfs invite --list` shows them".into()))
                 }
             },
-            Change::Rotate { .. } | Change::Sync { .. } | Change::Invite { .. } => Ok(()),
+            Change::Rotate { .. } | Change::Sync { .. } | Change::Invite { .. } | Change::Retention { .. } => Ok(()),
         }
     }
 
@@ -315,7 +328,11 @@ impl Change {
         match self {
             Self::Add { past, .. } => *past == Past::None,
             Self::Remove { account } | Self::Expire { account } => account != me,
-            Self::SetRole { .. } | Self::Sync { .. } | Self::Invite { .. } | Self::CancelInvite { .. } => false,
+            Self::SetRole { .. }
+            | Self::Sync { .. }
+            | Self::Invite { .. }
+            | Self::CancelInvite { .. }
+            | Self::Retention { .. } => false,
             Self::Rotate { .. } => true,
             Self::Redeem { guest, .. } => *guest,
         }
@@ -329,6 +346,7 @@ impl Change {
                 MembershipChange::Invite { key: *key, role: *role, ends_ms: *ends_ms, expires_ms: *expires_ms }
             }
             Self::CancelInvite { key } => MembershipChange::CancelInvite { key: *key },
+            Self::Retention { rule } => MembershipChange::Retention { rule: *rule },
             Self::Redeem { redeem, .. } => MembershipChange::Redeem {
                 key: redeem.redemption.key,
                 account: redeem.redemption.account,
@@ -358,6 +376,7 @@ impl Change {
             Self::SetRole { .. } => "give or take that role",
             Self::Rotate { .. } => "change the folder's key",
             Self::Sync { .. } => "tell of your devices",
+            Self::Retention { .. } => "change how long the past is kept",
             Self::Invite { .. } | Self::CancelInvite { .. } | Self::Redeem { .. } => "invite in that role",
         }
     }

@@ -248,14 +248,19 @@ impl Folder {
             return Err(SyncError::HistoryInFuture);
         }
         let verified = self.verified.lock().await;
-        let mut first = None;
+        let (mut first, mut older) = (None, false);
         for epoch in verified.state.epochs() {
             let line = self.replica.view().log_line(epoch.seq)?;
-            if line.is_some_and(|line| line.created_ms <= since_ms) {
+            let before = line.is_some_and(|line| line.created_ms <= since_ms);
+            older |= before;
+            // Of what was thinned out nobody can hand over the state: then from the next one on, not from an earlier one.
+            if self.replica.moment_after(epoch.seq)? != epoch.seq {
+                first = first.filter(|_| !before);
+            } else if before || first.is_none() {
                 first = Some(epoch.start.epoch);
             }
         }
-        first.map(Past::Since).ok_or(SyncError::HistoryBeforeFolder)
+        first.filter(|_| older).map(Past::Since).ok_or(SyncError::HistoryBeforeFolder)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the client of an admin or owner does unasked, so that who should not read does not: new epochs after somebody
 //! left or lost a device, the removal of guests whose time is over, and a new epoch now and then. And they let in who
-//! proves to hold an invite.
+//! proves to hold an invite, and thin out the past.
 //!
 //! Every admin's client sees the same and one is enough. They take turns, by a rank that the log gives them; who comes
 //! second finds it done.
@@ -48,6 +48,7 @@ impl Folder {
                     let done = match duty {
                         Duty::Change(change) => self.change_membership(change).await,
                         Duty::HandOver { epoch } => self.hand_over(epoch).await,
+                        Duty::Thin => self.thin_out().await.map(drop),
                     };
                     match done {
                         Ok(()) => {
@@ -96,6 +97,9 @@ impl Folder {
             let thousands = u32::try_from(self.replica.view().usage().1 / HAND_OVER_TURN_FILES).unwrap_or(u32::MAX);
             let turn = HAND_OVER_TURN + Duration::from_secs(1) * thousands;
             return Ok((Duty::HandOver { epoch }, HAND_OVER_AFTER + turn * self.rank(&verified)));
+        }
+        if due.is_err() && self.thinning_due(&verified, now) {
+            return Ok((Duty::Thin, self.turn(&verified)));
         }
         due.map(|change| (Duty::Change(change), self.turn(&verified)))
     }
@@ -157,6 +161,8 @@ enum Duty {
     HandOver {
         epoch: u32,
     },
+    /// Some of the past is older than the rule keeps it.
+    Thin,
 }
 
 impl Duty {
@@ -165,6 +171,7 @@ impl Duty {
         match self {
             Self::Change(change) => change.subject(),
             Self::HandOver { epoch } => (1, None, *epoch),
+            Self::Thin => (4, None, 0),
         }
     }
 }
@@ -179,7 +186,7 @@ impl Change {
             Self::Rotate { after } => (0, None, *after),
             Self::Redeem { redeem, .. } => (0, Some(redeem.redemption.account), 0),
             Self::Sync { head } => (2, None, u32::try_from(head.seq).unwrap_or(u32::MAX)),
-            Self::Invite { .. } | Self::CancelInvite { .. } => (3, None, 0),
+            Self::Invite { .. } | Self::CancelInvite { .. } | Self::Retention { .. } => (3, None, 0),
         }
     }
 }

@@ -352,6 +352,7 @@ impl Uploader {
             let result = match &command.work {
                 Work::Change(change) => folder.make_change(change).await,
                 Work::Checkpoint(prepared) => folder.post_checkpoint(prepared).await,
+                Work::Thin(report) => folder.make_thinning(report).await,
             };
             // Who asked may have stopped waiting.
             let _ = command.done.send(result);

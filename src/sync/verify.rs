@@ -17,7 +17,7 @@ use crate::keyring::{
     Advanced, AuthorState, ChainHistory, FolderState, KeyRing, KeyRingError, Misbehaviour, Verdict, open_batch,
 };
 use crate::replica::{
-    Activity, CheckpointRow, CheckpointVerdict, Confirmed, Happening, MemberInfo, Origin, Replica, Standing,
+    Activity, CheckpointRow, CheckpointVerdict, Confirmed, Happening, MemberInfo, Origin, Replica, Standing, Thin,
 };
 
 /// Operations that one transaction applies at most, unless one entry alone has more. A longer one would keep readers
@@ -81,10 +81,15 @@ impl Verified {
         self.searched.is_none_or(|searched| epoch > searched)
     }
 
-    /// Position from which on the past exists for an entry of the current epoch: see [`crate::keg::Context::horizon`].
+    /// Position from which on the past exists for an entry made now: see [`crate::keg::Context::horizon`].
     pub fn horizon(&self, envelope: &Envelope) -> u64 {
         // Logs of suite 1 have been applied without it.
-        if envelope.suite < 2 { 0 } else { self.state.epochs().last().map_or(0, |epoch| epoch.seq) }
+        if envelope.suite < 2 { 0 } else { self.past_from() }
+    }
+
+    /// Before it the past is not the same for everybody: where the current epoch began, or up to where it was thinned out.
+    pub fn past_from(&self) -> u64 {
+        self.state.epochs().last().map_or(0, |epoch| epoch.seq).max(self.state.thinned())
     }
 
     /// Drops what was verified but not applied.
@@ -244,7 +249,7 @@ impl Intake<'_> {
                     verified.may_open(epoch)
                         && brings_key(&advanced.envelope.author, body, &verified.state, me, &verified.ring)
                 }
-                Verdict::Checkpoint(_) | Verdict::Ignored(_) => false,
+                Verdict::Checkpoint(_) | Verdict::Thin(_) | Verdict::Ignored(_) => false,
             };
             if needs_keys {
                 return Ok(Taken::NeedsKeys(index));
@@ -290,7 +295,7 @@ impl Intake<'_> {
                     None
                 }
             },
-            Verdict::Membership(_) => None,
+            Verdict::Membership(_) | Verdict::Thin(_) => None,
             Verdict::Checkpoint(body) => {
                 if let Some(sealed) = &body.state {
                     self.checkpoints.push(CheckpointRow {
@@ -314,8 +319,17 @@ impl Intake<'_> {
         self.standing |= advanced.standing_changed;
         self.heads.push(head);
         let horizon = verified.horizon(&advanced.envelope);
+        let thin = match advanced.verdict {
+            Verdict::Thin(body) => Some(Thin {
+                body: *body,
+                rule: verified.state.retention(),
+                now_ms: advanced.envelope.created_ms,
+                lasting: verified.state.lasting(),
+            }),
+            _ => None,
+        };
         let (hash, envelope) = (advanced.hash, advanced.envelope);
-        self.group.push(Confirmed { head, hash, envelope, batch, horizon, label, signed: None, activity });
+        self.group.push(Confirmed { head, hash, envelope, batch, horizon, thin, label, signed: None, activity });
     }
 
     /// `newest`: the last of the group, as it came.

@@ -18,6 +18,26 @@ pub(super) struct FileHandle {
     /// How it is being read.
     pub reader: Arc<Reader>,
     _writing: Option<Writing>,
+    _open: Open,
+}
+
+/// Tells the folder that the file is open, for as long as it lives.
+struct Open {
+    folder: Arc<Mounted>,
+    local: u64,
+}
+
+impl Open {
+    fn begin(pin: &Pin) -> Self {
+        pin.folder.source.opened(pin.local);
+        Self { folder: pin.folder.clone(), local: pin.local }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.folder.source.closed(self.local);
+    }
 }
 
 /// An open directory.
@@ -35,7 +55,8 @@ impl FileHandle {
     /// Where it may write, the kernel is handed nothing of the file from now on.
     pub(super) fn new(pin: Pin, mode: OpenMode) -> Self {
         let writing = mode.write.then(|| Writing::begin(&pin));
-        Self { pin, mode, reader: Arc::new(Reader::default()), _writing: writing }
+        let open = Open::begin(&pin);
+        Self { pin, mode, reader: Arc::new(Reader::default()), _writing: writing, _open: open }
     }
 
     /// Opened for writing, and writing is still allowed.

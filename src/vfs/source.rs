@@ -132,6 +132,10 @@ pub trait FolderSource: Send + Sync + 'static {
     /// A file that was just created is not going to get content from who created it. Until then, within reason, others do
     /// not see it, so that they never find an empty file where one is being saved.
     fn let_go(&self, _keg: &KegId) {}
+    /// A program has opened the file: what it contains is kept for it, whoever removes the file.
+    fn opened(&self, _ino: u64) {}
+    /// It has closed it. Once for each call of [`Self::opened`].
+    fn closed(&self, _ino: u64) {}
     /// Takes the next place in the queue for a change of content of `keg`.
     fn reserve(&self, keg: &KegId) -> Result<Slot, VfsError>;
     /// Fills the place with the change, or gives it up. An error uses the place up, too.

@@ -47,6 +47,31 @@ pub struct TrashArgs {
     pub limit: usize,
 }
 
+/// `kegfs retention`
+#[derive(Debug, Args)]
+pub struct RetentionArgs {
+    /// Name or id of the folder
+    pub folder: String,
+    /// Keep every version until this age: `12h`, `30d`, `8w`, `1y`, `forever`; 1h at least [default: as it is]
+    #[arg(long, value_name = "AGE")]
+    pub keep_all: Option<String>,
+    /// Then the last version of each hour until this age
+    #[arg(long, value_name = "AGE")]
+    pub then_hourly: Option<String>,
+    /// Then the last version of each day until this age
+    #[arg(long, value_name = "AGE")]
+    pub then_daily: Option<String>,
+    /// Then the last version of each week until this age; what is older goes
+    #[arg(long, value_name = "AGE")]
+    pub then_weekly: Option<String>,
+    /// Keep every version for ever
+    #[arg(long, conflicts_with_all = ["keep_all", "then_hourly", "then_daily", "then_weekly"])]
+    pub keep_everything: bool,
+    /// Take away what is old enough now; without it that is done once a day
+    #[arg(long)]
+    pub now: bool,
+}
+
 /// `kegfs conflicts …`
 #[derive(Debug, Subcommand)]
 pub enum ConflictsCommand {

@@ -12,6 +12,7 @@ mod member;
 mod mount;
 mod past;
 mod recover;
+mod retention;
 mod state;
 mod verify;
 
@@ -59,6 +60,7 @@ pub fn run(command: Command, profile: &Profile, global: &Global, output: Output)
         Command::History(args) => past::history(args, &mut backend, output),
         Command::Restore(args) => past::restore(args, &mut backend, output),
         Command::Trash(args) => past::trash(args, &mut backend, output),
+        Command::Retention(args) => retention::run(args, &mut backend, output),
         Command::Conflicts(command) => past::conflicts(command, &mut backend, output),
         Command::Mount(args) => mount::mount(args, &backend, output),
         Command::Unmount(args) => mount::unmount(&args, &backend, output),

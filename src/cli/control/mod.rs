@@ -15,7 +15,10 @@ pub use joining::{
     DeviceInfo, DeviceRequest, DeviceResponse, InviteInfo, InviteRequest, InviteResponse, Private, RevokedInfo,
     WaitingInfo,
 };
-pub use past::{Bytes, ConflictLine, HistoryLine, PastRequest, PastResponse, Place, RestoreStep, Restored, TrashLine};
+pub use past::{
+    Bytes, ConflictLine, HistoryLine, PastRequest, PastResponse, Place, RestoreStep, Restored, RetentionChange,
+    RetentionInfo, TrashLine,
+};
 pub use protocol::{
     ActivityInfo, FolderInfo, FolderStatus, HistoryWanted, KeptInfo, LockLine, MemberInfo, MountInfo, MountSettings,
     Pending, RecoveredFile, Reply, Request, Response, Status,

@@ -87,6 +87,15 @@ pub enum PastRequest {
         /// Name or id of the folder; all when missing.
         folder: Option<String>,
     },
+    /// For how long the past is kept: changes the rule, thins out, and shows it.
+    Retention {
+        /// Name or id of the folder.
+        folder: String,
+        /// What is to change.
+        change: RetentionChange,
+        /// Take away now what the rule lets go.
+        now: bool,
+    },
     /// Give the conflict version the name and place of the other.
     ConflictKeep {
         /// The conflict version.
@@ -111,8 +120,48 @@ pub enum PastResponse {
     Trash(Vec<TrashLine>),
     /// Of `Conflicts`.
     Conflicts(Vec<ConflictLine>),
+    /// Of `Retention`.
+    Retention(RetentionInfo),
     /// Of `ConflictKeep` and `ConflictDiscard`: what it was.
     ConflictEnded(ConflictLine),
+}
+
+/// Steps of a rule, as typed: ages. What is missing stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetentionChange {
+    /// Until when every version is kept.
+    pub keep_all: Option<String>,
+    /// Then one of each hour.
+    pub then_hourly: Option<String>,
+    /// Then one of each day.
+    pub then_daily: Option<String>,
+    /// Then one of each week.
+    pub then_weekly: Option<String>,
+}
+
+/// For how long a folder's past is kept. Ages as they are typed; a step that ends with the one before is none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetentionInfo {
+    /// The folder's name.
+    pub folder: String,
+    /// Until when every version is kept.
+    pub keep_all: String,
+    /// Then one of each hour.
+    pub then_hourly: String,
+    /// Then one of each day.
+    pub then_daily: String,
+    /// Then one of each week.
+    pub then_weekly: String,
+    /// The same in words.
+    pub words: String,
+    /// An owner has said so.
+    pub chosen: bool,
+    /// From this version on all are there; missing: all are.
+    pub thinned_before: Option<String>,
+    /// Versions that are left before that.
+    pub kept: u64,
+    /// Versions that were taken away now, where that was asked for.
+    pub removed: Option<u64>,
 }
 
 /// Something that happened.

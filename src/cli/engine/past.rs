@@ -5,6 +5,7 @@
 mod conflicts;
 mod history;
 mod places;
+mod retention;
 mod trash;
 
 use std::sync::Arc;
@@ -45,6 +46,9 @@ impl Engine {
                 trash::restore(self, &folder, &name, new_name.as_ref()).map(PastResponse::Restored)
             }
             PastRequest::Conflicts { folder } => conflicts::list(self, folder.as_deref()).map(PastResponse::Conflicts),
+            PastRequest::Retention { folder, change, now } => {
+                retention::run(self, &folder, &change, now).map(PastResponse::Retention)
+            }
             PastRequest::ConflictKeep { place } => {
                 let (folder, path) = self.place(&place)?;
                 conflicts::keep(self, &folder, &path).map(PastResponse::ConflictEnded)
@@ -98,7 +102,9 @@ impl Engine {
 
     fn read_failed(&self, error: ReplicaError) -> Failure {
         match error {
-            ReplicaError::NoSuchMoment { .. } => Failure::new(Code::Failure, error.to_string()),
+            ReplicaError::NoSuchMoment { .. } | ReplicaError::ThinnedOut { .. } => {
+                Failure::new(Code::Failure, error.to_string())
+            }
             other => self.unlocked.told(SyncError::from(other)),
         }
     }

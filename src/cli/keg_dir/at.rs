@@ -47,7 +47,7 @@ impl KegDir for At {
                     seq,
                 }))))
             }
-            Err(ReplicaError::NoSuchMoment { .. }) => Ok(None),
+            Err(ReplicaError::NoSuchMoment { .. } | ReplicaError::ThinnedOut { .. }) => Ok(None),
             Err(error) => Err(source::told(&error)),
         }
     }

@@ -13,6 +13,7 @@ mod joining;
 mod members;
 mod roles;
 mod since;
+mod thinning;
 mod vectors;
 
 use std::collections::BTreeMap;

@@ -43,7 +43,7 @@ pub(super) fn of(
     for (seq, happened) in events.into_iter().rev().filter(|(_, happened)| !happened.what.is_empty()).take(limit) {
         let line = replica.view().log_line(seq).map_err(|error| engine.read_failed(error))?;
         lines.push(HistoryLine {
-            version: when::version(seq),
+            version: when::version(replica.moment_after(seq).map_err(|error| engine.read_failed(error))?),
             at_ms: line.as_ref().map_or(0, |line| line.created_ms),
             author: line.map_or_else(String::new, |line| line.label),
             path: happened.path.unwrap_or_else(|| path.join(&b'/')).into(),
@@ -145,7 +145,8 @@ fn names(
             let new = path(paths, span)?;
             let what = match removed.next() {
                 Some(old) => format!("renamed from {}", shown(&path(paths, old)?)),
-                None if first == Some(seq) => "created".to_owned(),
+                // Or before what is left of it.
+                None if first.is_none_or(|first| seq <= first) => "created".to_owned(),
                 None if gone_before.get(&seq) == Some(&true) => "brought back".to_owned(),
                 None => format!("one more name: {}", shown(&new)),
             };

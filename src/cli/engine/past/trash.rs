@@ -9,7 +9,7 @@ use super::super::super::when;
 use super::super::Engine;
 use super::must_write;
 use crate::format::{KegId, OpKind, check_name};
-use crate::keg::Node;
+use crate::keg::{Node, Removed};
 use crate::replica::{Later, PlannedStep, Replica, ReplicaError, RestorePlan, Step};
 use crate::sync::Folder;
 use std::sync::Arc;
@@ -22,6 +22,8 @@ struct Gone {
     node: Node,
     path: Vec<u8>,
     seq: u64,
+    /// The last version that shows it.
+    shown: u64,
     removed_ms: i64,
     author: String,
 }
@@ -39,8 +41,24 @@ fn line(gone: Gone) -> TrashLine {
         size: if gone.node.is_directory() { 0 } else { gone.node.size },
         removed_ms: gone.removed_ms,
         author: gone.author,
-        version: when::version(gone.seq.saturating_sub(1)),
+        version: when::version(gone.shown),
     }
+}
+
+/// The last version that shows the removed node, if one is left; none if it was replaced rather than removed.
+fn last_shown(replica: &Replica, node: &Node, parent: u64, last: &Removed) -> Result<Option<u64>, ReplicaError> {
+    let before = last.stamp.seq.saturating_sub(1);
+    let shown = replica.moment_before(before)?;
+    if shown == before {
+        return Ok(Some(shown));
+    }
+    if shown == 0 || replica.at(shown)?.node(node.ino)?.is_none_or(|node| node.nlink == 0) {
+        return Ok(None);
+    }
+    // What took its place at once may be gone from the past itself: what is under the name as soon as that can be seen?
+    let after = replica.moment_after(last.stamp.seq)?;
+    let replaced = replica.at(after)?.lookup(parent, &last.name)?.is_some();
+    Ok(Some(shown).filter(|_| !replaced))
 }
 
 /// Removed nodes, the latest first.
@@ -61,11 +79,18 @@ fn gone(replica: &Replica, limit: usize) -> Result<Vec<Gone>, ReplicaError> {
             continue;
         }
         let Some(parent) = replica.view().ino_of(&last.parent)? else { continue };
+        let shown = match last_shown(replica, &removed.node, parent, last) {
+            Ok(Some(shown)) => shown,
+            // From before this member's history, or thinned out meanwhile.
+            Ok(None) | Err(ReplicaError::NoSuchMoment { .. } | ReplicaError::ThinnedOut { .. }) => continue,
+            Err(error) => return Err(error),
+        };
         let path = paths.of(replica, parent, &last.name)?;
         let line = replica.view().log_line(last.stamp.seq)?;
         found.push(Gone {
             path,
             seq: last.stamp.seq,
+            shown,
             removed_ms: line.as_ref().map_or(0, |line| line.created_ms),
             author: line.map_or_else(String::new, |line| line.label),
             node: removed.node,
@@ -125,10 +150,13 @@ pub(super) fn restore(
         if new_name.is_some() {
             return Err(Failure::new(
                 Code::Failure,
-                format!("{} is from before the folder's key changed: bring it back without --as", name.shown()),
+                format!(
+                    "{} is from before the folder's key changed or its past was thinned out: bring it back without --as",
+                    name.shown()
+                ),
             ));
         }
-        let before = when::version(one.seq.saturating_sub(1));
+        let before = when::version(one.shown);
         let path: Vec<Vec<u8>> = one.path.split(|byte| *byte == b'/').map(<[u8]>::to_vec).collect();
         return engine.restore(folder, &path, &before, Later::Keep, false);
     }

@@ -1,0 +1,347 @@
+//! Thinning out the past.
+//!
+//! # Construction
+//! What an entry of this kind does to the *moments* is a pure function of the log, done in its transaction: every replica is
+//! left with the same, of those that it had. `kept` has the moments that are left before `meta.thinned`; from there on all
+//! are there.
+//!
+//! What goes with a moment is what no other shows. Between two neighbouring moments that are left, `a` and `b`, those are the
+//! rows valid in `[from, to)` with `a < from` and `to <= b`, found by the end of their validity: the cost is that of what
+//! changed between the two, however large folder and past are. Which pairs are still to be looked through is in `owed`.
+//!
+//! Removing rows changes nothing that any entry does: entries that come later are applied without what was before `thinned`
+//! (`keg::Context::horizon`), and their authors have put into them what they mean of it (`sync::carry`). So *when* it is done
+//! is this machine's affair: not while own work is pending that was made on what would go, and not to the content of a
+//! removed file that a program here still has open.
+//!
+//! The node of a removed keg stays, and which changes of content there were: that is what later entries ask for. What it
+//! contained ends with its removal, and is of the past from then on.
+
+use std::sync::atomic::Ordering;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::ReplicaError;
+use super::base::Cache;
+use super::flush::put_meta;
+use super::replica::{Replica, Shared, meta};
+use super::state::{Place, State};
+use crate::format::{RetentionRule, Thinning};
+use crate::keg::retention::{self, Dated};
+
+/// A thinning that counts, with what it depends on.
+#[derive(Clone, Debug)]
+pub struct Thin {
+    /// What its author wants.
+    pub body: Thinning,
+    /// The rule in force.
+    pub rule: RetentionRule,
+    /// The entry's own time, milliseconds since 1970 UTC.
+    pub now_ms: i64,
+    /// Moments that stay whatever it says, ascending.
+    pub lasting: Vec<u64>,
+}
+
+/// What thinning out would do now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Thinnable {
+    /// The entry's body.
+    pub body: Thinning,
+    /// Moments that it takes away.
+    pub moments: u64,
+}
+
+/// How much of the past is left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PastSize {
+    /// Before this position only some moments are left; 0: all are there.
+    pub thinned: u64,
+    /// How many those are.
+    pub kept: u64,
+}
+
+/// Does what the entry at `seq` says; returns how many moments it wanted to take away against the rule.
+pub(super) fn apply(conn: &Connection, cache: &Cache, seq: u64, thin: &Thin) -> rusqlite::Result<u64> {
+    conn.prepare_cached("INSERT INTO thinning VALUES (?1, ?2)")?.execute(params![int(seq), thin.now_ms])?;
+    let Thinning { from, upto, keep } = &thin.body;
+    if from >= upto {
+        return Ok(0);
+    }
+    let origin = cache.origin.load(Ordering::Acquire).max(1);
+    let before = thinned(conn)?;
+    let moments = moments(conn, (*from).max(origin), *upto)?;
+    let (gone, refused) = retention::going(&thin.rule, thin.now_ms, moments, keep, &thin.lasting);
+    let mut left = conn.prepare_cached("INSERT INTO kept SELECT seq FROM log WHERE seq >= ?1 AND seq < ?2")?;
+    left.execute([int(before.max(origin)), int(*upto)])?;
+    let mut drop = conn.prepare_cached("DELETE FROM kept WHERE seq = ?1")?;
+    for seq in &gone {
+        drop.execute([int(*seq)])?;
+    }
+    let after = before.max(*upto);
+    put_meta(conn, "thinned", int(after))?;
+    owe(conn, &gone, after)?;
+    Ok(refused)
+}
+
+/// The moments in `[from, upto)` with their times as everybody takes them, the latest first.
+fn moments(conn: &Connection, from: u64, upto: u64) -> rusqlite::Result<Vec<Dated>> {
+    // No time is later than any thinning after it says.
+    let mut statement = conn.prepare_cached("SELECT seq, said_ms FROM thinning WHERE seq > ?1 ORDER BY seq DESC")?;
+    let said = statement.query_map([int(from)], |row| Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get(1)?)))?;
+    let mut said = said.collect::<rusqlite::Result<Vec<(u64, i64)>>>()?.into_iter().peekable();
+    let before = thinned(conn)?;
+    let mut whole =
+        conn.prepare_cached("SELECT seq, created_ms FROM log WHERE seq >= ?1 AND seq < ?2 ORDER BY seq DESC")?;
+    // Of what was thinned before, the few that are left, not all that there were.
+    let mut kept = conn.prepare_cached(
+        "SELECT k.seq, l.created_ms FROM kept k JOIN log l ON l.seq = k.seq
+         WHERE k.seq >= ?1 AND k.seq < ?2 ORDER BY k.seq DESC",
+    )?;
+    let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?));
+    let mut found = whole.query_map([int(from.max(before)), int(upto)], read)?.collect::<rusqlite::Result<Vec<_>>>()?;
+    found.extend(kept.query_map([int(from), int(upto.min(before))], read)?.collect::<rusqlite::Result<Vec<_>>>()?);
+    let mut latest_ms = i64::MAX;
+    Ok(found
+        .into_iter()
+        .map(|(seq, created_ms)| {
+            while let Some((_, said_ms)) = said.next_if(|(thinning, _)| *thinning > seq) {
+                latest_ms = latest_ms.min(said_ms);
+            }
+            Dated { seq, time_ms: created_ms.min(latest_ms) }
+        })
+        .collect())
+}
+
+/// Notes between which moments rows are to be looked through. `gone` is descending.
+fn owe(conn: &Connection, gone: &[u64], thinned: u64) -> rusqlite::Result<()> {
+    let mut before = conn.prepare_cached("SELECT seq FROM kept WHERE seq < ?1 ORDER BY seq DESC LIMIT 1")?;
+    let mut after = conn.prepare_cached("SELECT seq FROM kept WHERE seq > ?1 ORDER BY seq LIMIT 1")?;
+    let mut note = conn.prepare_cached(
+        "INSERT INTO owed VALUES (?1, ?2) ON CONFLICT (after) DO UPDATE SET upto = max(upto, excluded.upto)",
+    )?;
+    let mut done = u64::MAX;
+    for seq in gone.iter().copied() {
+        if seq > done {
+            continue;
+        }
+        let a: i64 = before.query_row([int(seq)], |row| row.get(0)).optional()?.unwrap_or(0);
+        let b = after.query_row([int(seq)], |row| row.get(0)).optional()?.unwrap_or(int(thinned));
+        note.execute([a, b])?;
+        // All others in this gap.
+        done = a.cast_unsigned();
+    }
+    Ok(())
+}
+
+/// Removes the rows that no moment shows any more, and makes what removed files contained rows of the past. `held`: it is
+/// still needed as it is.
+fn sweep(conn: &Connection, held: impl Fn(u64) -> bool) -> rusqlite::Result<()> {
+    settle(conn, held)?;
+    for table in ["node_past", "dentry_past", "extent_past", "xattr_past"] {
+        let sql = format!("DELETE FROM {table} WHERE to_seq > ?1 AND to_seq <= ?2 AND from_seq > ?1");
+        let mut delete = conn.prepare_cached(&sql)?;
+        let mut owed = conn.prepare_cached("SELECT after, upto FROM owed")?;
+        let gaps = owed.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?;
+        for gap in gaps.collect::<rusqlite::Result<Vec<_>>>()? {
+            delete.execute([gap.0, gap.1])?;
+        }
+    }
+    conn.execute("DELETE FROM owed", []).map(|_| ())
+}
+
+/// What files contained that were removed before `thinned` ends with their removal.
+fn settle(conn: &Connection, held: impl Fn(u64) -> bool) -> rusqlite::Result<()> {
+    let (from, upto) = (meta::<i64>(conn, "settled")?.unwrap_or(0), int(thinned(conn)?));
+    let mut removed = conn.prepare_cached(
+        "SELECT ino, removed_seq FROM node WHERE removed_seq > ?1 AND removed_seq <= ?2 ORDER BY removed_seq",
+    )?;
+    let removed = removed.query_map([from, upto], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?;
+    let mut settled = upto;
+    for row in removed.collect::<rusqlite::Result<Vec<_>>>()? {
+        if held(row.0.cast_unsigned()) {
+            settled = settled.min(row.1 - 1);
+            continue;
+        }
+        let (ino, end) = row;
+        let shown = "EXISTS (SELECT 1 FROM kept WHERE kept.seq >= t.seq AND kept.seq < ?2)";
+        for (table, columns) in [
+            ("extent", "ino, offset, len, blob, blob_offset, chunk_len, chunk_skip, key"),
+            ("xattr", "ino, name, value"),
+        ] {
+            let keep = format!(
+                "INSERT OR IGNORE INTO {table}_past SELECT {columns}, seq, ?2 FROM {table} t
+                 WHERE ino = ?1 AND seq < ?2 AND {shown}"
+            );
+            conn.prepare_cached(&keep)?.execute([ino, end])?;
+            conn.prepare_cached(&format!("DELETE FROM {table} WHERE ino = ?1"))?.execute([ino])?;
+        }
+    }
+    put_meta(conn, "settled", settled)
+}
+
+/// The first position from which on all moments are there.
+pub(super) fn thinned(conn: &Connection) -> rusqlite::Result<u64> {
+    Ok(meta::<i64>(conn, "thinned")?.unwrap_or(0).cast_unsigned())
+}
+
+/// The moment is left. Positions before a member's history are none, but that is not looked at here.
+pub(super) fn is_there(conn: &Connection, seq: u64, thinned: u64) -> rusqlite::Result<bool> {
+    if seq >= thinned || seq == 0 {
+        return Ok(true);
+    }
+    conn.prepare_cached("SELECT 1 FROM kept WHERE seq = ?1")?.exists([int(seq)])
+}
+
+fn int(number: u64) -> i64 {
+    number.cast_signed()
+}
+
+impl State {
+    /// No pending work was made on what is before `thinned`.
+    fn is_free_of(&self, thinned: u64) -> bool {
+        self.queue.ops.iter().all(|queued| match &queued.place {
+            Place::Filled(op) => op.base >= thinned,
+            // Its content was begun who knows when.
+            Place::Reserved(_) => false,
+            Place::Void => true,
+        })
+    }
+}
+
+impl Shared {
+    /// Removes what is owed, if nothing here needs it. In the caller's transaction.
+    pub(super) fn sweep(&self, conn: &Connection) -> rusqlite::Result<()> {
+        let owed = conn.prepare_cached("SELECT 1 FROM owed LIMIT 1")?.exists([])?
+            || meta::<i64>(conn, "settled")?.unwrap_or(0) < int(thinned(conn)?);
+        if owed && self.state.read().is_free_of(thinned(conn)?) {
+            let open = self.open_files.lock();
+            sweep(conn, |ino| open.contains_key(&ino))?;
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// The same in a transaction of its own, when nobody reads yet.
+    pub(super) fn sweep_now(&self) -> Result<(), ReplicaError> {
+        let writer = self.writer.lock();
+        writer.run(|conn| {
+            conn.execute_batch("BEGIN IMMEDIATE")?;
+            self.sweep(conn)?;
+            conn.execute_batch("COMMIT")
+        })?;
+        self.pool.advance()
+    }
+}
+
+impl Replica {
+    /// A program has the file open: what it contains stays readable when others remove it.
+    pub fn opened(&self, ino: u64) {
+        *self.shared().open_files.lock().entry(ino).or_insert(0) += 1;
+    }
+
+    /// The inverse of [`Self::opened`].
+    pub fn closed(&self, ino: u64) {
+        let mut open = self.shared().open_files.lock();
+        if let Some(count) = open.get_mut(&ino) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&ino);
+            }
+        }
+    }
+
+    /// How much of the past is left.
+    ///
+    /// # Errors
+    /// As all here: those of reading.
+    pub fn past_size(&self) -> Result<PastSize, ReplicaError> {
+        self.reading(|conn| {
+            let kept = conn.query_row("SELECT count(*) FROM kept", [], |row| row.get::<_, i64>(0))?;
+            Ok(PastSize { thinned: thinned(conn)?, kept: kept.cast_unsigned() })
+        })
+    }
+
+    /// What the rule lets go at `now_ms` (milliseconds since 1970 UTC), by the times in the log and by those at which this
+    /// machine has first seen the entries; `None`: nothing. Costs what the moments left of the thinned past cost, and those
+    /// since.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn thinnable(
+        &self,
+        rule: &RetentionRule,
+        now_ms: i64,
+        lasting: &[u64],
+    ) -> Result<Option<Thinnable>, ReplicaError> {
+        if rule.keep_all_s == RetentionRule::FOREVER {
+            return Ok(None);
+        }
+        let head = self.head().seq;
+        let origin = self.shared().cache.origin.load(Ordering::Acquire).max(1);
+        self.reading(|conn| {
+            let all_from_ms =
+                now_ms.saturating_sub(i64::try_from(rule.keep_all_s.saturating_mul(1000)).unwrap_or(i64::MAX));
+            let newest = "SELECT seq FROM log WHERE clock_ms <= ?1 ORDER BY clock_ms DESC, seq DESC LIMIT 1";
+            let newest =
+                conn.prepare_cached(newest)?.query_row([all_from_ms], |row| row.get::<_, i64>(0)).optional()?;
+            let Some(newest) = newest.map(i64::cast_unsigned) else { return Ok(None) };
+            let upto = (newest + 1).min(head);
+            let mut clock = conn.prepare_cached("SELECT clock_ms FROM log WHERE seq = ?1")?;
+            let mut dated = Vec::new();
+            for mut moment in moments(conn, origin, upto)? {
+                // As the entry that is to be made will take it.
+                moment.time_ms = moment.time_ms.min(now_ms);
+                let seen_ms = clock.query_row([int(moment.seq)], |row| row.get(0))?;
+                dated.push((moment, seen_ms));
+            }
+            let keep = retention::choose(rule, now_ms, &dated, lasting);
+            let ascending = dated.iter().rev().map(|(moment, _)| moment.seq).enumerate();
+            let first = ascending.into_iter().find(|(index, seq)| keep.get(*index) != Some(seq)).map(|(_, seq)| seq);
+            let Some(from) = first else { return Ok(None) };
+            let moments = (dated.len() - keep.len()) as u64;
+            let keep = keep.into_iter().filter(|seq| *seq >= from).collect();
+            Ok(Some(Thinnable { body: Thinning { from, upto, keep }, moments }))
+        })
+    }
+
+    /// The first moment at or after `seq` that is left.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn moment_after(&self, seq: u64) -> Result<u64, ReplicaError> {
+        self.reading(|conn| {
+            let thinned = thinned(conn)?;
+            if is_there(conn, seq, thinned)? {
+                return Ok(seq);
+            }
+            let mut next = conn.prepare_cached("SELECT seq FROM kept WHERE seq > ?1 ORDER BY seq LIMIT 1")?;
+            Ok(next.query_row([int(seq)], |row| row.get::<_, i64>(0)).optional()?.map_or(thinned, i64::cast_unsigned))
+        })
+    }
+
+    /// The last moment at or before `seq` that is left; 0 is the empty folder.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn moment_before(&self, seq: u64) -> Result<u64, ReplicaError> {
+        self.reading(|conn| moment_before(conn, seq))
+    }
+
+    fn reading<T>(&self, body: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, ReplicaError> {
+        let state = self.shared().state.read();
+        if state.closed {
+            return Err(ReplicaError::Closed);
+        }
+        self.shared().pool.with(|db| db.run(body))
+    }
+}
+
+/// See [`Replica::moment_before`].
+pub(super) fn moment_before(conn: &Connection, seq: u64) -> rusqlite::Result<u64> {
+    if is_there(conn, seq, thinned(conn)?)? {
+        return Ok(seq);
+    }
+    let mut last = conn.prepare_cached("SELECT seq FROM kept WHERE seq < ?1 ORDER BY seq DESC LIMIT 1")?;
+    Ok(last.query_row([int(seq)], |row| row.get::<_, i64>(0)).optional()?.map_or(0, i64::cast_unsigned))
+}

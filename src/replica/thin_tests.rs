@@ -1,0 +1,282 @@
+//! Thinning out the past: what is kept is what it was, today is today, and every replica comes to the same.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use proptest::prelude::*;
+
+use super::model_tests::{Any, operation};
+use super::test_support::*;
+use super::*;
+use crate::format::*;
+use crate::keg::{self, Context, MemStore, Node, Store};
+
+const CAROL: DeviceId = DeviceId([0xc; 32]);
+const DAY_MS: i64 = 86_400_000;
+
+/// Lets everything go that is not kept by name.
+const NONE: RetentionRule = RetentionRule { keep_all_s: 0, hourly_s: 0, daily_s: 0, weekly_s: 0 };
+
+fn thin(from: u64, upto: u64, keep: Vec<u64>, rule: RetentionRule) -> Thin {
+    Thin { body: Thinning { from, upto, keep }, rule, now_ms: AT / 1_000_000 + DAY_MS, lasting: vec![] }
+}
+
+fn thinning(seq: u64, thin: Thin) -> Confirmed {
+    Confirmed { thin: Some(thin), ..confirmed(seq, CAROL, seq, None) }
+}
+
+/// What has a name is what the model says.
+fn check_visible(past: &Past<'_>, model: &MemStore) {
+    for node in model.nodes().filter(|node| node.nlink > 0) {
+        let there = past.node_of(&node.keg).unwrap().unwrap_or_else(|| panic!("{node:?} is missing"));
+        assert_eq!(Node { ino: 0, ..there.clone() }, Node { ino: 0, ..node.clone() });
+        assert_eq!(past.extents(there.ino, 0, u64::MAX).unwrap(), model.extents(&node.keg));
+        assert_eq!(past.xattrs(there.ino).unwrap(), model.xattrs(&node.keg));
+        for dentry in model.dentries_of(&node.keg).unwrap() {
+            let parent = past.node_of(&dentry.parent).unwrap().unwrap().ino;
+            assert_eq!(past.lookup(parent, &dentry.name).unwrap().map(|node| node.keg), Some(node.keg));
+        }
+        if node.is_directory() {
+            let expected = model.dentries().filter(|dentry| dentry.parent == node.keg);
+            let expected: BTreeSet<_> = expected.map(|dentry| (dentry.name.clone(), dentry.keg)).collect();
+            let listed = past.readdir(there.ino, 0, usize::MAX).unwrap();
+            let listed: BTreeSet<_> = listed.into_iter().map(|entry| (entry.name, entry.node.keg)).collect();
+            assert_eq!(listed, expected);
+        }
+    }
+}
+
+/// All rows of the past, without local numbers.
+fn past_rows(replica: &Replica) -> Vec<BTreeSet<(i64, i64, Vec<u8>)>> {
+    let queries = [
+        "SELECT from_seq, to_seq, keg || mode FROM node_past",
+        "SELECT from_seq, to_seq, name FROM dentry_past",
+        "SELECT from_seq, to_seq, blob || offset || len FROM extent_past",
+        "SELECT from_seq, to_seq, name || value FROM xattr_past",
+        "SELECT seq, 0, blob || offset || len FROM extent",
+        "SELECT seq, 0, name || value FROM xattr",
+    ];
+    let read = |sql: &str| {
+        replica.shared().pool.with(|db| {
+            db.run(|conn| {
+                let mut statement = conn.prepare(sql)?;
+                let rows = statement
+                    .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get_ref(2)?.as_bytes()?.to_vec())))?;
+                rows.collect()
+            })
+        })
+    };
+    queries.into_iter().map(|sql| read(sql).unwrap()).collect()
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Entry(Vec<(Any, u8)>),
+    /// From and up to which part of the log, and whom it keeps.
+    Thin(prop::sample::Index, prop::sample::Index, Vec<bool>),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => prop::collection::vec((any::<Any>(), 0u8..4), 1..4).prop_map(Event::Entry),
+        1 => (any::<prop::sample::Index>(), any::<prop::sample::Index>(), prop::collection::vec(prop::bool::weighted(0.3), 20))
+            .prop_map(|(from, upto, keep)| Event::Thin(from, upto, keep)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 80, max_shrink_iters: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn thinning_leaves_what_is_kept_as_it_was_and_is_the_same_whenever_it_is_done(
+        events in prop::collection::vec(event(), 3..24),
+        reopen in any::<prop::sample::Index>(),
+    ) {
+        let dirs = [tempdir(), tempdir()];
+        let mut replicas = [open(dirs[0].path()), open(dirs[1].path())];
+        // Somebody has not sent for a long time: nothing may be removed there yet.
+        replicas[1].submit_based(op(0, mtime(KegId::ROOT, 5))).unwrap();
+        let (mut model, mut states, mut fresh) = (MemStore::default(), vec![MemStore::default()], 0);
+        let (mut there, mut thinned): (BTreeSet<u64>, u64) = (BTreeSet::from([0]), 0);
+        for (seq, event) in (1..).zip(&events) {
+            let entry = match event {
+                Event::Entry(anys) => {
+                    let mut ops = Vec::new();
+                    for (any, age) in anys {
+                        let known = fresh;
+                        let kind = operation(any, &mut fresh, known);
+                        let op = Op { base: (seq - 1_u64).saturating_sub(u64::from(*age)), at_ns: AT + seq as i64, kind };
+                        if op.check().is_ok() {
+                            ops.push(op);
+                        }
+                    }
+                    let device = if seq % 2 == 0 { CAROL } else { BOB };
+                    let context = Context { seq, device, label: label(&device), horizon: thinned };
+                    for op in &ops {
+                        keg::apply(&mut model, &context, op).unwrap();
+                    }
+                    Confirmed { horizon: thinned, ..confirmed(seq, device, seq, Some(ops)) }
+                }
+                Event::Thin(from, upto, keep) => {
+                    let [from, upto] = [from, upto].map(|index| index.index(seq as usize) as u64);
+                    let (from, upto) = (from.min(upto), from.max(upto));
+                    let keep: Vec<u64> = (from..upto).filter(|moment| keep[*moment as usize % 20]).collect();
+                    there.retain(|moment| *moment == 0 || !(from..upto).contains(moment) || keep.contains(moment));
+                    if from < upto {
+                        thinned = thinned.max(upto);
+                    }
+                    thinning(seq, thin(from, upto, keep, NONE))
+                }
+            };
+            for replica in &replicas {
+                replica.apply(std::slice::from_ref(&entry), None).unwrap();
+            }
+            there.insert(seq);
+            states.push(model.clone());
+            if reopen.index(events.len()) == seq as usize {
+                for (replica, dir) in replicas.iter_mut().zip(&dirs) {
+                    replica.close().unwrap();
+                    *replica = open(dir.path());
+                }
+            }
+        }
+        let last = events.len() as u64;
+        for replica in &replicas {
+            for (seq, model) in (0..).zip(&states) {
+                match replica.at(seq) {
+                    Ok(past) => {
+                        prop_assert!(there.contains(&seq), "{} should be gone", seq);
+                        check_visible(&past, model);
+                    }
+                    Err(ReplicaError::ThinnedOut { .. }) => prop_assert!(!there.contains(&seq), "{} is gone", seq),
+                    Err(error) => prop_assert!(false, "{}", error),
+                }
+            }
+        }
+        // The late one sends, which the other sees too; then both have the same, and nothing that no moment shows.
+        confirm_all(&replicas[1], last + 1, 1);
+        replicas[0].apply(&[confirmed(last + 1, ALICE, 1, Some(vec![op(0, mtime(KegId::ROOT, 5))]))], None).unwrap();
+        for replica in &replicas {
+            replica.apply(&[confirmed(last + 2, BOB, last + 2, Some(vec![]))], None).unwrap();
+        }
+        let [rows, others] = [&replicas[0], &replicas[1]].map(|replica| past_rows(replica));
+        prop_assert_eq!(&rows, &others);
+        for (from, to, _) in rows.iter().take(4).flatten() {
+            let shown = there.iter().chain(&[last + 1, last + 2]).any(|moment| (*from..*to).contains(&(*moment as i64)));
+            prop_assert!(shown, "a row of {}..{} stays although no moment shows it", from, to);
+        }
+    }
+}
+
+/// Entries that overwrite one file again and again, a day apart.
+fn versions(replica: &Replica, count: u64) {
+    replica.apply(&[confirmed(1, BOB, 1, Some(vec![op(0, file(keg(1), "f"))]))], None).unwrap();
+    for seq in 2..=count {
+        let mut entry =
+            confirmed(seq, BOB, seq, Some(vec![op(seq - 1, content(keg(1), vec![extent(0, 9, seq as u8)], 1))]));
+        entry.envelope.created_ms = DAY_MS * seq as i64;
+        replica.apply(&[entry], None).unwrap();
+    }
+}
+
+#[test]
+fn what_the_rule_keeps_stays_and_who_wanted_more_is_told_of() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    versions(&replica, 40);
+    let rule = RetentionRule { keep_all_s: 10 * 86_400, hourly_s: 0, daily_s: 0, weekly_s: 0 };
+    let rule = RetentionRule { hourly_s: rule.keep_all_s, daily_s: rule.keep_all_s, weekly_s: rule.keep_all_s, ..rule };
+    let greedy = Thin { now_ms: 40 * DAY_MS, ..thin(1, 40, vec![], rule) };
+    replica.apply(&[thinning(41, greedy)], None).unwrap();
+    for seq in 1..=40 {
+        assert_eq!(replica.at(seq).is_ok(), seq > 30, "{seq}");
+    }
+    let told = replica.view().activity(0, 99).unwrap();
+    assert!(told.iter().any(|(_, line)| line.what == Happening::OverThinned { moments: 9 }), "{told:?}");
+}
+
+#[test]
+fn what_is_proposed_is_what_happens_and_nothing_is_left_to_propose() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    versions(&replica, 60);
+    let week = 7 * 86_400;
+    let rule = RetentionRule { keep_all_s: 2 * week, hourly_s: 2 * week, daily_s: 2 * week, weekly_s: 4 * week };
+    let now_ms = 60 * DAY_MS;
+    assert_eq!(replica.thinnable(&RetentionRule::EVERYTHING, now_ms, &[]).unwrap(), None);
+    let found = replica.thinnable(&rule, now_ms, &[3]).unwrap().unwrap();
+    let thin = Thin { body: found.body, rule, now_ms, lasting: vec![3] };
+    replica.apply(&[thinning(61, thin)], None).unwrap();
+    let left: Vec<u64> = (1..60).filter(|seq| replica.at(*seq).is_ok()).collect();
+    assert_eq!(left.len() as u64 + found.moments, 59);
+    // Two weeks of days; of two weeks before one each, and of the week that ends within the days the last; the lasting one.
+    assert_eq!(left.iter().filter(|seq| **seq > 46).count(), 13);
+    assert_eq!(left.iter().filter(|seq| **seq <= 46).copied().collect::<Vec<_>>(), [3, 34, 41, 46]);
+    assert_eq!(replica.thinnable(&rule, now_ms, &[3]).unwrap(), None);
+    assert_eq!(replica.past_size().unwrap(), PastSize { thinned: 47, kept: 4 });
+    assert_eq!((replica.moment_before(45).unwrap(), replica.moment_after(42).unwrap()), (41, 46));
+    assert_eq!(replica.seq_at(45 * DAY_MS).unwrap(), Some(41), "a time means the last version before it that is left");
+    // A day later one goes: the last of the days before it was the last of its week so far.
+    let later = replica.thinnable(&rule, now_ms + DAY_MS, &[3]).unwrap().unwrap();
+    assert_eq!(later.body, Thinning { from: 46, upto: 48, keep: vec![47] });
+}
+
+#[test]
+fn a_removed_file_that_is_open_stays_readable_until_it_is_closed() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    versions(&replica, 3);
+    let ino = replica.view().lookup(1, b"f").unwrap().unwrap().ino;
+    replica.opened(ino);
+    replica.opened(ino);
+    replica.apply(&[confirmed(4, BOB, 4, Some(vec![op(3, unlink(keg(1), "f"))]))], None).unwrap();
+    replica.apply(&[confirmed(5, BOB, 5, Some(vec![op(4, file(keg(2), "g"))]))], None).unwrap();
+    replica.apply(&[thinning(6, thin(1, 5, vec![], NONE))], None).unwrap();
+    assert_eq!(replica.view().extents(ino, 0, 9).unwrap().len(), 1);
+    replica.closed(ino);
+    replica.apply(&[confirmed(7, BOB, 7, Some(vec![op(6, file(keg(3), "h"))]))], None).unwrap();
+    assert_eq!(replica.view().extents(ino, 0, 9).unwrap().len(), 1);
+    replica.closed(ino);
+    replica.apply(&[confirmed(8, BOB, 8, Some(vec![op(7, file(keg(4), "i"))]))], None).unwrap();
+    assert_eq!(replica.view().extents(ino, 0, 9).unwrap(), []);
+    assert!(past_rows(&replica)[2].is_empty());
+}
+
+/// One file of many was overwritten: taking the old version away costs the same whatever else there is.
+#[test]
+fn thinning_costs_what_changed_and_not_what_there_is() {
+    let steps = |files: u32| {
+        let dir = tempdir();
+        let replica = open(dir.path());
+        let make = |number: u32| {
+            let id = keg(number + 10);
+            [op(0, file(id, &format!("n{number}"))), op(0, content(id, vec![extent(0, 9, number as u8)], 1))]
+        };
+        replica.apply(&[confirmed(1, BOB, 1, Some((0..files).flat_map(make).collect()))], None).unwrap();
+        // A past that stays: everything was written once more before.
+        let again = |number: u32| op(1, content(keg(number + 10), vec![extent(0, 9, 99)], 2));
+        replica.apply(&[confirmed(2, BOB, 2, Some((0..files).map(again).collect()))], None).unwrap();
+        for seq in 3..6 {
+            let change = op(seq - 1, content(keg(10), vec![extent(0, 9, seq as u8)], 1));
+            replica.apply(&[confirmed(seq, BOB, seq, Some(vec![change]))], None).unwrap();
+        }
+        let count = Arc::new(AtomicU64::new(0));
+        let counting = Arc::clone(&count);
+        let tick = move || {
+            counting.fetch_add(1, Ordering::Relaxed);
+            false
+        };
+        replica.shared().writer.lock().conn.progress_handler(1, Some(tick)).unwrap();
+        replica.apply(&[thinning(6, thin(1, 5, vec![1, 2], NONE))], None).unwrap();
+        replica.shared().writer.lock().conn.progress_handler(0, None::<fn() -> bool>).unwrap();
+        assert_eq!(past_rows(&replica)[2].len(), files as usize + 1, "of the first file one more is left, of 2");
+        count.load(Ordering::Relaxed)
+    };
+    let (few, many) = (steps(20), steps(2000));
+    assert!(
+        many < few * 3 / 2,
+        "{few} steps of the database in a small folder, {many} in one a hundred times as large"
+    );
+}
