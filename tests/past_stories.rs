@@ -9,3 +9,5 @@ mod at;
 mod conflicts;
 #[path = "past_stories/mounts.rs"]
 mod mounts;
+#[path = "past_stories/retention.rs"]
+mod retention;

@@ -85,6 +85,7 @@ fn sequenced(entry: &StagedEntry, seq: u64) -> Confirmed {
         envelope,
         batch: Some(batch),
         horizon: 0,
+        thin: None,
         label: "laptop".to_owned(),
         signed: None,
         activity: vec![],

@@ -338,7 +338,7 @@ impl FolderState {
         match envelope.kind {
             EntryKind::Batch if !member.role.writes() => Ok(Verdict::Ignored(Reason::Role)),
             // Else whoever may write could have everybody's content thrown away.
-            EntryKind::Batch if !envelope.releases.is_empty() => Ok(Verdict::Ignored(Reason::BadChange)),
+            EntryKind::Batch if !envelope.releases.is_empty() => Ok(Verdict::Ignored(Reason::Releases)),
             EntryKind::Batch => Ok(Verdict::Batch),
             EntryKind::Thin => Ok(self.judge_thinning(envelope, member)),
             EntryKind::Checkpoint => Ok(self.judge_checkpoint(envelope, member)),

@@ -70,6 +70,9 @@ pub enum Reason {
     /// Sealed under another epoch than the current one, or by somebody who had not seen that one begin.
     #[error("the entry belongs to an epoch that is not current")]
     StaleEpoch,
+    /// A batch that releases blobs.
+    #[error("only an entry that thins out the past may release content")]
+    Releases,
     /// Made before its author had seen that the past was thinned out: it may refer to what is gone.
     #[error("the entry was made before the past was thinned out")]
     Thinned,

@@ -509,7 +509,7 @@ fn not_allowed(reason: Reason, state: &FolderState) -> Refused {
         Reason::NotOnHead | Reason::Thinned | Reason::AccountOutdated => {
             refused(ErrorCode::StaleObserved).with(Detail::Head(state.head()))
         }
-        Reason::BadChange | Reason::BadBody | Reason::OldSuite | Reason::RecoveryPhrase => {
+        Reason::BadChange | Reason::Releases | Reason::BadBody | Reason::OldSuite | Reason::RecoveryPhrase => {
             refused(ErrorCode::EntryRefused)
         }
         Reason::Invite => refused(ErrorCode::BadInvite),

@@ -140,6 +140,7 @@ fn is_an_attempt(reason: Reason) -> bool {
         | Reason::Invite
         | Reason::Expired
         | Reason::BadChange
+        | Reason::Releases
         | Reason::BadBody
         | Reason::OldSuite => true,
         Reason::NotMember | Reason::AccountOutdated | Reason::StaleEpoch | Reason::NotOnHead | Reason::Thinned => false,

@@ -547,8 +547,11 @@ fn abuse_deleting_blobs_in_use() {
     };
     let draft = Draft { batch, adds: vec![], releases: vec![BlobRef { id: blob, size_bytes }] };
     let entry = shadow.author.batch(&position, shadow.ring.epoch(position.epoch).unwrap(), draft);
-    shadow.post(&entry, &[]).unwrap();
-    eventually("it has arrived", || scene.pair.ours.name() == "x");
+    assert_eq!(shadow.post(&entry, &[]).unwrap_err().code(), Some(ErrorCode::EntryRefused));
+    // And the way in which admins do.
+    let nothing = kegfs::format::Thinning { from: 0, upto: 0, keep: vec![] };
+    let thins = shadow.author.thinning(&shadow.position(), &nothing, vec![BlobRef { id: blob, size_bytes }]);
+    assert_eq!(shadow.post(&thins, &[]).unwrap_err().code(), Some(ErrorCode::Role));
     scene.pair.ours.local.clear_cache().unwrap();
     assert_eq!(read(&scene.pair.ours, "plan.txt").unwrap(), b"meet at noon");
     // A blob of a folder that one is not in, named in one's own: it is not there.

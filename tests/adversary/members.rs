@@ -2,9 +2,11 @@
 
 use kegfs::api::ErrorCode;
 use kegfs::crypto::verified;
-use kegfs::format::{BoxGrant, Envelope, Membership, MembershipChange, Role, SignedEntry, encode};
+use kegfs::format::{BlobRef, BoxGrant, Envelope, Membership, MembershipChange, Role, SignedEntry, Thinning, encode};
+use kegfs::keg::ROOT_INO;
 use kegfs::keyring::{KeyRing, Position, Verdict};
 use kegfs::remote::RemoteError;
+use kegfs::replica::Happening;
 use kegfs::sync::{Event, FetchError, SyncError};
 
 use crate::cast::{Guest, Team, contains};
@@ -116,6 +118,62 @@ fn row_07_role_abuse() {
     let roles: Vec<_> = members.iter().map(|member| (member.name.as_str(), member.role)).collect();
     assert_eq!(roles, [("alice", Role::Owner), ("bob", Role::Editor), ("carol", Role::Viewer)]);
     assert_eq!(team.alice.folder.status().epoch, 0);
+}
+
+#[test]
+fn row_07_an_editor_throws_content_away() {
+    let team = Team::new();
+    write(&team.alice.folder, "plan.txt", b"meet at noon");
+    team.settle();
+    let file = team.alice.folder.replica.view().lookup(ROOT_INO, b"plan.txt").unwrap().unwrap();
+    let blob = team.alice.folder.replica.view().extents(file.ino, 0, 1).unwrap().remove(0).blob;
+    let releases = vec![BlobRef { id: blob, size_bytes: 1 }];
+    let mut editor = Shadow::of(&team.kegd, &team.bob, &team.bob.folder);
+    let batch = editor.batch(vec![name("defaced")]);
+    let batch = editor.forged(&batch, |envelope| envelope.releases = releases.clone());
+    let body = Thinning { from: 1, upto: editor.state.head().seq, keep: vec![] };
+    let thins = |editor: &Shadow| editor.author.thinning(&editor.position(), &body, releases.clone());
+    for (entry, why) in [(Some(batch), "release content"), (None, "role does not allow")] {
+        let entry = entry.unwrap_or_else(|| thins(&editor));
+        assert!(editor.post(&entry, &[]).is_err(), "an honest server refuses it");
+        assert!(matches!(editor.push(entry.clone()), Verdict::Ignored(_)));
+        team.alice.liar.tell(Append(entry));
+        team.alice.must_ignore(editor.state.head().seq, why);
+    }
+    assert_eq!(team.alice.folder.name(), "acme");
+    for seq in 1..=team.head() {
+        assert!(team.alice.folder.replica.at(seq).is_ok(), "version {seq} is there");
+    }
+}
+
+#[test]
+fn row_07_an_admin_takes_more_of_the_past_than_the_rule_allows() {
+    let team = Team::new();
+    for version in ["one", "two", "three"] {
+        write(&team.alice.folder, "plan.txt", version.as_bytes());
+        team.settle();
+    }
+    team.alice.session().set_role(&team.alice.folder, team.bob.id, Role::Admin, None).unwrap();
+    team.settle();
+    let admin = Shadow::of(&team.kegd, &team.bob, &team.bob.folder);
+    let body = Thinning { from: 1, upto: admin.state.head().seq, keep: vec![] };
+    let seq = admin.post(&admin.author.thinning(&admin.position(), &body, vec![]), &[]).unwrap();
+    team.alice.folder.catch_up_blocking(PATIENCE).unwrap();
+    for version in 1..=seq {
+        assert!(team.alice.folder.replica.at(version).is_ok(), "version {version} is there");
+    }
+    let told = team.alice.folder.replica.view().warnings(0, 9).unwrap();
+    assert!(told.iter().any(|(_, line)| matches!(line.what, Happening::OverThinned { .. })), "{told:?}");
+    // With a clock that is months ahead the rule allows it: that is seen by everybody who is there.
+    let admin = Shadow::of(&team.kegd, &team.bob, &team.bob.folder);
+    let mut ahead = admin.position();
+    ahead.now_ms += 400 * 86_400_000;
+    let body = Thinning { from: 1, upto: admin.state.head().seq, keep: vec![admin.state.head().seq - 1] };
+    admin.post(&admin.author.thinning(&ahead, &body, vec![]), &[]).unwrap();
+    team.alice.folder.catch_up_blocking(PATIENCE).unwrap();
+    let told = team.alice.folder.replica.view().warnings(0, 9).unwrap();
+    assert!(told.iter().any(|(_, line)| matches!(line.what, Happening::ThinnedAhead { .. })), "{told:?}");
+    assert_eq!(read(&team.alice.folder, "plan.txt").unwrap(), b"three", "the present stays");
 }
 
 #[test]

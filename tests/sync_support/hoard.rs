@@ -100,7 +100,7 @@ pub fn opened(
                     }
                 }
             }
-            EntryKind::Membership => {}
+            EntryKind::Membership | EntryKind::Thin => {}
         }
     }
     (extents, text)

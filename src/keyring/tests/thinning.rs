@@ -49,7 +49,7 @@ fn a_batch_releases_nothing_whoever_signs_it() {
     let (Team { world, alice, bob, folder }, _) = scene();
     for who in [&alice, &bob] {
         let entry = folder.forged(&world, who, |envelope| envelope.releases = some_blob());
-        assert_eq!(folder.check(&world, &entry), Ok(Verdict::Ignored(Reason::BadChange)));
+        assert_eq!(folder.check(&world, &entry), Ok(Verdict::Ignored(Reason::Releases)));
     }
 }
 
