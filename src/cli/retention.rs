@@ -83,7 +83,7 @@ pub fn age(seconds: u64) -> String {
     if seconds == RetentionRule::FOREVER {
         return FOREVER.to_owned();
     }
-    let unit = UNITS.iter().find(|(length, _)| seconds >= *length && seconds % length == 0);
+    let unit = UNITS.iter().find(|(length, _)| seconds >= *length && seconds.is_multiple_of(*length));
     unit.map_or_else(|| format!("{seconds}s"), |(length, unit)| format!("{}{unit}", seconds / length))
 }
 
