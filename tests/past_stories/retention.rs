@@ -24,14 +24,16 @@ const HOURLY: RetentionRule = RetentionRule {
 const NONE: RetentionRule = RetentionRule { keep_all_s: 0, hourly_s: 0, daily_s: 0, weekly_s: 0 };
 
 /// A member's view of one moment: names in the root with their nodes' lengths and extents.
-fn moment(past: &Past<'_>) -> BTreeMap<Vec<u8>, (u64, Vec<Extent>)> {
+type Shown = BTreeMap<Vec<u8>, (u64, Vec<Extent>)>;
+
+fn moment(past: &Past<'_>) -> Shown {
     let read = |node: &Node| (node.size, past.extents(node.ino, 0, u64::MAX).unwrap());
     let entries = past.readdir(ROOT_INO, 0, usize::MAX).unwrap();
     entries.into_iter().map(|entry| (entry.name.clone(), read(&entry.node))).collect()
 }
 
 /// All moments that are left, with what they show.
-fn moments(folder: &Folder) -> BTreeMap<u64, BTreeMap<Vec<u8>, (u64, Vec<Extent>)>> {
+fn moments(folder: &Folder) -> BTreeMap<u64, Shown> {
     let mut found = BTreeMap::new();
     for seq in 1..=folder.replica.mark().seq {
         match folder.replica.at(seq) {
