@@ -396,7 +396,8 @@ pub(super) fn dentry(parent: KegId, name: Vec<u8>, row: &NameRow) -> Dentry {
     Dentry { parent, name, keg: row.keg, cookie: row.cookie, wanted: row.wanted.clone(), placed: row.placed }
 }
 
-const NAME_LOOKUP: &str = "SELECT n.keg, d.child, d.cookie, d.wanted, d.placed_seq, d.placed_device
+pub(super) const NAME_LOOKUP: &str = "SELECT n.keg, d.child, d.cookie, d.wanted, d.placed_seq, d.placed_device
      FROM dentry d JOIN node n ON n.ino = d.child WHERE d.parent = ?1 AND d.name = ?2";
-const NAMES_OF: &str = "SELECT n.keg, d.child, d.cookie, d.wanted, d.placed_seq, d.placed_device, d.name, p.keg, p.ino
+pub(super) const NAMES_OF: &str =
+    "SELECT n.keg, d.child, d.cookie, d.wanted, d.placed_seq, d.placed_device, d.name, p.keg, p.ino
      FROM dentry d JOIN node n ON n.ino = d.child JOIN node p ON p.ino = d.parent WHERE d.child = ?1 ORDER BY d.cookie";

@@ -12,6 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -24,8 +25,8 @@ use crate::sys::files;
 const PAGE_BYTES: u32 = 4096;
 /// How long a connection waits for another of the same process. Only checkpoints and openings ever meet.
 const BUSY: Duration = Duration::from_secs(5);
-/// Statements kept prepared per connection; there are about 40 in all.
-const STATEMENTS: usize = 64;
+/// Statements kept prepared per connection; there are about 120 in all.
+const STATEMENTS: usize = 128;
 
 /// One connection and the file it is about.
 pub(super) struct Db {
@@ -65,6 +66,8 @@ pub(super) fn open(file: &Path, key: &Key, cache_kib: u32, readonly: bool) -> Re
     db.run(|conn| {
         conn.busy_timeout(BUSY)?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS);
+        // Otherwise a statement that a partial index might serve is planned anew for every value that is bound to it.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         let mut pragma = Zeroizing::new(String::with_capacity(96));
         pragma.push_str("PRAGMA key = \"x'");
         let name = file.file_name().unwrap_or_default().as_encoded_bytes();

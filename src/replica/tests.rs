@@ -601,6 +601,29 @@ fn a_later_layout_is_refused() {
 }
 
 #[test]
+fn what_is_prepared_once_is_not_prepared_again_for_other_values() {
+    let dir = tempdir();
+    drop(open(dir.path()));
+    let db = db::open(&dir.path().join("state.db"), &key(), 64, false).unwrap();
+    for sql in
+        [base::NAME_LOOKUP, base::NAMES_OF, "DELETE FROM node WHERE ino = ?1", "DELETE FROM dentry WHERE parent = ?1"]
+    {
+        db.run(|conn| {
+            let mut statement = conn.prepare_cached(sql)?;
+            for value in 1..20 {
+                for parameter in 1..=statement.parameter_count() {
+                    statement.raw_bind_parameter(parameter, value)?;
+                }
+                while statement.raw_query().next()?.is_some() {}
+            }
+            assert_eq!(statement.get_status(rusqlite::StatementStatus::RePrepare), 0, "{sql}");
+            Ok(())
+        })
+        .unwrap();
+    }
+}
+
+#[test]
 fn a_full_disk_stops_new_work_loses_none_and_passes() {
     let dir = tempdir();
     let replica = open(dir.path());
