@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use kegfs::api::{
     AccountEntries, ApiError, AppendAccountEntry, AppendEntry, Appended, BlobIds, Challenge, ChallengeRequest,
     CreateDb, CreatedDb, DbHead, DbList, Entries, HeadEvent, LoginRequest, LoginStatement, MemberBox, Register,
-    Registered, Token,
+    Registered, Room, Token,
 };
 use kegfs::crypto::{padme, password, verified};
 use kegfs::format::limits::{SUITE, SUITE_OLDEST};
@@ -70,6 +70,7 @@ pub fn decode_everything(bytes: &[u8]) {
     one::<Appended>(bytes);
     one::<Entries>(bytes);
     one::<MemberBox>(bytes);
+    one::<Room>(bytes);
     one::<BlobIds>(bytes);
     one::<ApiError>(bytes);
     // Text: ids in paths and the data of events.

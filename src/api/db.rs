@@ -3,7 +3,7 @@
 use minicbor::bytes::ByteArray;
 use minicbor::{Decode, Encode};
 
-use crate::format::{BlobId, DbId, KeyBox, SignedEntry};
+use crate::format::{AccountId, BlobId, DbId, KeyBox, SignedEntry};
 
 /// A folder and how long its log is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
@@ -109,10 +109,25 @@ pub struct BlobIds {
     pub ids: Vec<BlobId>,
 }
 
+/// How much the account that pays for a folder may store on the server, in all its folders, and how much it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Room {
+    /// The account: folders of one account share its room.
+    #[n(0)]
+    pub payer: AccountId,
+    /// Bytes that it may store.
+    #[n(1)]
+    pub limit_bytes: u64,
+    /// Bytes that it stores, with uploads under way.
+    #[n(2)]
+    pub used_bytes: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::{AccountId, decode, encode};
+    use crate::format::{decode, encode};
 
     #[test]
     fn every_body_comes_back_from_its_bytes() {
@@ -127,6 +142,8 @@ mod tests {
         assert_eq!(decode::<MemberBox>(&bytes).unwrap(), member_box);
         // A proof of byte strings, not of lists of integers.
         assert!(bytes.len() < 200);
+        let room = Room { payer: AccountId([4; 32]), limit_bytes: 1 << 40, used_bytes: 5 };
+        assert_eq!(decode::<Room>(&encode(&room)).unwrap(), room);
         let list = DbList { dbs: vec![DbHead { db: DbId([1; 32]), head_seq: 1 }] };
         assert_eq!(decode::<DbList>(&encode(&list)).unwrap(), list);
     }

@@ -17,7 +17,7 @@ pub use account::{
     AccountEntries, AppendAccountEntry, Challenge, ChallengeRequest, LoginRequest, LoginStatement, Register,
     Registered, Token,
 };
-pub use db::{AppendEntry, Appended, BlobIds, CreateDb, CreatedDb, DbHead, DbList, Entries, MemberBox};
+pub use db::{AppendEntry, Appended, BlobIds, CreateDb, CreatedDb, DbHead, DbList, Entries, MemberBox, Room};
 pub use error::{ApiError, Detail, ErrorCode};
 pub use events::{EVENT_HEAD, EVENT_READY, HeadEvent};
 pub use joining::{Admit, Admitted, Letter, Redeem, Redeeming, Redemptions, RevocationRequest, Side};

@@ -24,6 +24,8 @@ pub const BLOBS_MISSING: &str = "/v1/dbs/{db}/blobs/missing";
 /// `PUT` the blob's bytes → 201 when new, 200 when it was there; `GET` → the bytes; `GET ?offset=O&len=L` → a slice
 /// verifiable against the id (`bao-tree`, 64 KiB groups), with the blob's length in `Content-Range: bytes a-b/length`.
 pub const BLOB: &str = "/v1/dbs/{db}/blobs/{blob}";
+/// `GET` → [`Room`](super::Room), for members.
+pub const ROOM: &str = "/v1/dbs/{db}/room";
 /// `POST` [`LockCall`](super::LockCall) → [`LockAnswer`](super::LockAnswer).
 pub const LOCKS: &str = "/v1/dbs/{db}/locks";
 /// `GET` → server-sent events of the caller ([`HeadEvent`](super::HeadEvent), [`LockEvent`](super::LockEvent)).
@@ -37,7 +39,7 @@ pub const ADMISSIONS: &str = "/v1/admissions";
 pub const REDEMPTIONS: &str = "/v1/dbs/{db}/redemptions";
 /// `POST` [`RevocationRequest`](super::RevocationRequest) → [`AccountEntries`](super::AccountEntries). Without a token.
 pub const REVOCATION: &str = "/v1/login/revocation";
-/// `GET` → 200 when the server and its stores work. Without a token.
+/// `GET` → 200 when the server and its stores work. Without a token. The answer's `Date` is the server's clock.
 pub const HEALTHZ: &str = "/healthz";
 
 /// Name of the query parameter of [`ACCOUNT_LOG`] and [`ENTRIES`]: the sequence number before the first wanted entry.
@@ -82,6 +84,11 @@ pub fn blobs_missing(db: &DbId) -> String {
 /// Path of calls about a folder's locks.
 pub fn locks(db: &DbId) -> String {
     format!("/v1/dbs/{db}/locks")
+}
+
+/// Path of what the server tells about a folder's room.
+pub fn room(db: &DbId) -> String {
+    format!("/v1/dbs/{db}/room")
 }
 
 /// Path of a blob.
@@ -130,6 +137,7 @@ mod tests {
         assert_eq!(entries(&db), filled(ENTRIES, &values));
         assert_eq!(member_box(&db, 7), filled(BOX, &values));
         assert_eq!(locks(&db), filled(LOCKS, &values));
+        assert_eq!(room(&db), filled(ROOM, &values));
         assert_eq!(blobs_missing(&db), filled(BLOBS_MISSING, &values));
         assert_eq!(blob(&db, &id), filled(BLOB, &values));
         assert_eq!(blob_range(&db, &id, 1, 2), format!("{}?offset=1&len=2", filled(BLOB, &values)));

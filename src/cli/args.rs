@@ -27,6 +27,7 @@ Exit codes:
   7  local data is corrupt
   8  the disk is full
   9  in use by something else
+ 10  kegfs doctor has found something
 
 Passphrases come from a prompt, --passphrase-file or --passphrase-fd; never from arguments or the environment.";
 
@@ -120,6 +121,8 @@ pub enum Command {
     },
     /// Show what happened in a folder: who came and went, keys and devices, conflicts, warnings
     Log(LogArgs),
+    /// Find names that other systems cannot have or take for one, and what is wrong with this installation
+    Doctor(DoctorArgs),
     /// Exchange changes with the server now
     Sync(SyncArgs),
     /// Manage the local cache of ciphertext
@@ -353,6 +356,16 @@ pub struct LogArgs {
     pub seen: bool,
 }
 
+/// `kegfs doctor`
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Only the names in this folder [default: the installation, and all folders]
+    pub folder: Option<String>,
+    /// List at most N names of each folder; all are counted
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1000)]
+    pub limit: usize,
+}
+
 /// `kegfs sync`
 #[derive(Debug, Args)]
 pub struct SyncArgs {
@@ -387,8 +400,8 @@ mod tests {
     #[test]
     fn every_exit_code_is_documented_in_the_help() {
         let help = Cli::command().render_long_help().to_string();
-        for code in 0..=9 {
-            assert!(help.contains(&format!("\n  {code}  ")), "{code} in {help}");
+        for code in 0..=10 {
+            assert!(help.contains(&format!("\n {code:>2}  ")), "{code} in {help}");
         }
     }
 

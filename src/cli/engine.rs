@@ -3,6 +3,7 @@
 //! The background process answers those that come over its socket; a command without a background
 //! process answers its own. Must not know sockets, arguments or terminals.
 
+mod doctor;
 mod mounts;
 mod past;
 mod serving;
@@ -116,6 +117,7 @@ impl Engine {
             Request::Access { folder, path } => self.unlocked.access(&folder, &path).map(Response::Access),
             Request::Activity { folder, after, seen } => self.activity(&folder, after, seen),
             Request::Past(request) => self.past(request).map(Response::Past),
+            Request::Doctor(request) => self.doctor(request, progress).map(Response::Doctor),
             Request::MemberList { folder } => self.unlocked.members(&folder).map(Response::Members),
         }
     }

@@ -32,6 +32,8 @@ pub enum Code {
     DiskFull,
     /// Somebody else uses it.
     Busy,
+    /// `kegfs doctor` has listed something that is not as it should be.
+    Found,
 }
 
 impl Code {
@@ -47,6 +49,7 @@ impl Code {
             Self::Corrupt => 7,
             Self::DiskFull => 8,
             Self::Busy => 9,
+            Self::Found => 10,
         }
     }
 }

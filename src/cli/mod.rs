@@ -13,6 +13,7 @@ mod control;
 mod daemon;
 mod describe;
 mod devices;
+mod doctor;
 mod engine;
 mod expiry;
 mod failure;

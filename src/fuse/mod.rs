@@ -17,5 +17,5 @@ pub use errno::errno_of;
 pub use error::{MountError, UnmountError};
 pub use holders::{Holder, Use};
 pub use mountinfo::{FS_TYPE, MountLine, all as mounts, at as mount_at, resolve};
-pub use mountpoint::{Prepared, is_dead, prepare, unmount};
+pub use mountpoint::{Prepared, check_helper, is_dead, open_device, prepare, unmount};
 pub use session::{DEFAULT_THREADS, End, MountOptions, Mounted, mount};

@@ -35,7 +35,7 @@ pub fn sibling_id(keg: &KegId, device: &DeviceId, at_ns: i64, attempt: u32) -> K
 
 /// Splits before the extension: the last dot that is not the first byte, taken together with a `.tar` before it.
 /// What follows a dot and is longer than 16 bytes is no extension.
-fn split_extension(name: &[u8]) -> (&[u8], &[u8]) {
+pub fn split_extension(name: &[u8]) -> (&[u8], &[u8]) {
     let Some(dot) = name.iter().rposition(|&byte| byte == b'.') else { return (name, b"") };
     if dot == 0 || name.len() - dot > 17 {
         return (name, b"");

@@ -13,7 +13,7 @@ pub mod retention;
 mod store;
 
 pub use apply::{Applied, Context, apply};
-pub use conflict::conflict_name;
+pub use conflict::{conflict_name, split_extension};
 pub use mem::MemStore;
 pub(crate) use mem::data_in;
 pub use node::{ContentVersion, Dentry, Node, Redirect, Removed, Stamp};

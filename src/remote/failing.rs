@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{Answer, Events, RangeAnswer, Remote, RemoteError, ServerEvent};
-use crate::api::{AccountEntries, Admit, DbHead, Entries, Letter, LockAnswer, LockCall, MemberBox, Redeem, Side};
+use crate::api::{AccountEntries, Admit, DbHead, Entries, Letter, LockAnswer, LockCall, MemberBox, Redeem, Room, Side};
 use crate::format::{AccountId, BlobId, DbId, KeyBox, MailboxId, SignedAccountEntry, SignedEntry};
 
 /// A method of [`Remote`].
@@ -30,6 +30,8 @@ pub enum Call {
     PutBlob,
     Blob,
     BlobRange,
+    Room,
+    Clock,
     Locks,
     PutLetter,
     Letter,
@@ -242,6 +244,14 @@ impl Remote for FailingRemote {
 
     fn locks<'a>(&'a self, db: DbId, call: &'a LockCall) -> Answer<'a, LockAnswer> {
         self.meet(Call::Locks, self.behind.locks(db, call), keep)
+    }
+
+    fn room(&self, db: DbId) -> Answer<'_, Room> {
+        self.meet(Call::Room, self.behind.room(db), keep)
+    }
+
+    fn clock(&self) -> Answer<'_, i64> {
+        self.meet(Call::Clock, self.behind.clock(), keep)
     }
 
     fn put_letter<'a>(&'a self, mailbox: MailboxId, side: Side, letter: &'a Letter) -> Answer<'a, ()> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, HeaderName};
 use reqwest::{Client, ClientBuilder, Method, Response, StatusCode, Url};
 use zeroize::Zeroizing;
 
@@ -24,7 +24,7 @@ use crate::api::limits::{
 use crate::api::{
     AccountEntries, Admit, Admitted, ApiError, AppendAccountEntry, AppendEntry, Appended, BlobIds, CBOR, Challenge,
     CreateDb, CreatedDb, DbHead, DbList, Entries, ErrorCode, Letter, LockAnswer, LockCall, LoginRequest, MemberBox,
-    OCTETS, Redeem, Redeeming, Redemptions, Register, Registered, RevocationRequest, Side, Token, routes,
+    OCTETS, Redeem, Redeeming, Redemptions, Register, Registered, RevocationRequest, Room, Side, Token, routes,
 };
 use crate::format::limits::BLOB_MAX_BYTES;
 use crate::format::{AccountId, BlobId, DbId, KeyBox, MailboxId, SignedAccountEntry, SignedEntry, decode, encode};
@@ -307,6 +307,22 @@ impl Remote for HttpRemote {
         Box::pin(async move {
             let answer: Redeeming = self.post(routes::redemptions(&redeem.redemption.db), encode(&redeem)).await?;
             Ok(answer.member)
+        })
+    }
+
+    fn room(&self, db: DbId) -> Answer<'_, Room> {
+        Box::pin(self.get(routes::room(&db)))
+    }
+
+    fn clock(&self) -> Answer<'_, i64> {
+        Box::pin(async move {
+            let call = self.small(Method::GET, routes::HEALTHZ.to_owned(), None);
+            let response = self.send_once(&call, None).await?;
+            let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
+            // The format of mail is that of HTTP, whose zone is always GMT.
+            let date = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
+            date.map(|date| date.timestamp().as_millisecond())
+                .ok_or_else(|| RemoteError::Protocol("an answer without a date".to_owned()))
         })
     }
 

@@ -22,7 +22,8 @@ pub use http::{HttpOptions, HttpRemote};
 pub use login::Credentials;
 
 use crate::api::{
-    AccountEntries, Admit, DbHead, Entries, HeadEvent, Letter, LockAnswer, LockCall, LockEvent, MemberBox, Redeem, Side,
+    AccountEntries, Admit, DbHead, Entries, HeadEvent, Letter, LockAnswer, LockCall, LockEvent, MemberBox, Redeem,
+    Room, Side,
 };
 use crate::format::{AccountId, BlobId, DbId, KeyBox, MailboxId, SignedAccountEntry, SignedEntry};
 
@@ -92,6 +93,13 @@ pub trait Remote: Send + Sync + 'static {
 
     /// A range of a blob with what it takes to verify it.
     fn blob_range(&self, db: DbId, id: BlobId, offset: u64, len: u64) -> Answer<'_, RangeAnswer>;
+
+    /// How much room the account that pays for a folder has.
+    fn room(&self, db: DbId) -> Answer<'_, Room>;
+
+    /// The server's clock, milliseconds since 1970 UTC, to the second: proof that something answers at its address that
+    /// says to be in order, and of nothing else. Needs no login.
+    fn clock(&self) -> Answer<'_, i64>;
 
     /// A call about locks in a folder. Unlike the others it gives up soon: locks are leases of a few seconds.
     fn locks<'a>(&'a self, db: DbId, call: &'a LockCall) -> Answer<'a, LockAnswer>;

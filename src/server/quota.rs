@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::error::Refused;
 use super::store::LogStore;
-use crate::api::{Detail, ErrorCode};
+use crate::api::{Detail, ErrorCode, Room};
 use crate::format::AccountId;
 use crate::sys::clock;
 
@@ -16,10 +16,11 @@ use crate::sys::clock;
 /// an account takes a second for a few million of them.
 const COUNTED_FOR: Duration = Duration::from_secs(300);
 
+#[derive(Default)]
 struct Used {
     stored_bytes: u64,
     reserved_bytes: u64,
-    counted: Instant,
+    counted: Option<Instant>,
 }
 
 /// Room taken by all accounts.
@@ -47,15 +48,8 @@ impl Quota {
     /// # Errors
     /// [`ErrorCode::Quota`].
     pub fn reserve(self: &Arc<Self>, payer: AccountId, bytes: u64) -> Result<Reservation, Refused> {
-        let now = clock::monotonic();
-        let fresh = |used: &Used| now.saturating_duration_since(used.counted) < COUNTED_FOR;
-        let known = self.used.lock().get(&payer).is_some_and(fresh);
-        let counted = if known { None } else { Some(self.store.usage(&payer)?) };
-        let mut all = self.used.lock();
-        let used = all.entry(payer).or_insert(Used { stored_bytes: 0, reserved_bytes: 0, counted: now });
-        if let Some(stored_bytes) = counted {
-            (used.stored_bytes, used.counted) = (stored_bytes, now);
-        }
+        let mut all = self.counted(payer)?;
+        let used = all.entry(payer).or_default();
         if used.stored_bytes + used.reserved_bytes + bytes > self.limit_bytes {
             let message = format!(
                 "the folders of their owner take {} of {} bytes: there is no room for this upload",
@@ -65,6 +59,32 @@ impl Quota {
         }
         used.reserved_bytes += bytes;
         Ok(Reservation { quota: self.clone(), payer, bytes })
+    }
+
+    /// How much the account may take, and takes with what is held for it. Blocks.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn room(&self, payer: AccountId) -> Result<Room, Refused> {
+        let mut all = self.counted(payer)?;
+        let used = all.entry(payer).or_default();
+        let used_bytes = used.stored_bytes + used.reserved_bytes;
+        Ok(Room { payer, limit_bytes: self.limit_bytes, used_bytes })
+    }
+
+    /// The numbers in memory, the account's among them and not too old.
+    fn counted(&self, payer: AccountId) -> Result<MutexGuard<'_, HashMap<AccountId, Used>>, Refused> {
+        let now = clock::monotonic();
+        let fresh = |at: Instant| now.saturating_duration_since(at) < COUNTED_FOR;
+        let known = self.used.lock().get(&payer).and_then(|used| used.counted).is_some_and(fresh);
+        // Not under the lock: it takes a while.
+        let stored = if known { None } else { Some(self.store.usage(&payer)?) };
+        let mut all = self.used.lock();
+        if let Some(stored_bytes) = stored {
+            let used = all.entry(payer).or_default();
+            (used.stored_bytes, used.counted) = (stored_bytes, Some(now));
+        }
+        Ok(all)
     }
 }
 

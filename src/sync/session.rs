@@ -162,6 +162,20 @@ impl Session {
         self.inner.shared.live.load(std::sync::atomic::Ordering::Acquire)
     }
 
+    /// How far the server's clock is ahead of this machine's, milliseconds, to about a second.
+    ///
+    /// # Errors
+    /// [`SyncError::Remote`], [`SyncError::TimedOut`].
+    pub fn clock_ahead_ms(&self, within: Duration) -> Result<i64, SyncError> {
+        let remote = Arc::clone(&self.inner.shared.remote);
+        self.timed(within, "asking the server for its time", async move {
+            let before_ms = now_ms();
+            let server_ms = remote.clock().await?;
+            // Its second began half a second ago on average, and it was asked halfway.
+            Ok(server_ms + 500 - (before_ms + now_ms()) / 2)
+        })
+    }
+
     /// Calls `listener` with every event, from background threads. It must not block.
     pub fn on_event(&self, listener: impl Fn(&Event) + Send + Sync + 'static) {
         self.inner.shared.hub.listen(Box::new(listener));

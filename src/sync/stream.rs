@@ -60,6 +60,7 @@ impl Inner {
                         folder.follow.notify_one();
                         folder.retry_now();
                         folder.locks.reconnected();
+                        folder.ask_room();
                     }
                     if let Err(error) = self.discover().await {
                         tracing::warn!(%error, "the server did not list the folders");

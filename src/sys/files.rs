@@ -15,6 +15,28 @@ use nix::fcntl::{Flock, FlockArg, PosixFadviseAdvice, posix_fadvise};
 
 use super::random;
 
+/// Room on a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// Bytes in all.
+    pub total_bytes: u64,
+    /// Bytes that this user can still write.
+    pub free_bytes: u64,
+}
+
+/// Room on the disk that `path` is on.
+///
+/// # Errors
+/// Those of statvfs(3).
+pub fn disk_space(path: &Path) -> io::Result<DiskSpace> {
+    let told = nix::sys::statvfs::statvfs(path)?;
+    let unit = told.fragment_size();
+    Ok(DiskSpace {
+        total_bytes: told.blocks().saturating_mul(unit),
+        free_bytes: told.blocks_available().saturating_mul(unit),
+    })
+}
+
 /// Replaces the file at `path` by `bytes` with permission bits `mode`, all or nothing.
 ///
 /// The bytes go to a temporary file of the same directory, which is synced, renamed over `path`,

@@ -17,8 +17,8 @@ use super::{Attr, Caller, Ino, Progress, ReadOnlyReason, SetAttr, SetTime, StatF
 const OWN_PREFIX: &[u8] = b"user.keg.";
 const WRITE: u32 = 2;
 const STATFS_BLOCK_BYTES: u32 = 4096;
-/// Shown as free where nothing limits it: the server's quota is not known here. 1 TiB keeps installers content.
-const STATFS_FREE_BLOCKS: u64 = (1 << 40) / STATFS_BLOCK_BYTES as u64;
+/// Shown as free where nothing limits it. 1 TiB keeps installers content.
+const STATFS_FREE_BYTES: u64 = 1 << 40;
 const STATFS_FREE_FILES: u64 = 1 << 32;
 
 impl Vfs {
@@ -81,7 +81,7 @@ impl Vfs {
         let any = mode.is_some() || uid.is_some() || gid.is_some() || atime_ns.is_some() || mtime_ns.is_some();
         if any || (set.size.is_none() && set.mtime.is_none()) {
             let kind = OpKind::SetAttr { keg: node.keg, mode, uid, gid, atime_ns, mtime_ns };
-            folder.source.submit(kind, now_ns)?;
+            folder.change(local, kind, now_ns)?;
         }
         let entry = core.entry(&folder, local)?;
         Ok((entry.attr, entry.ttl))
@@ -100,25 +100,35 @@ impl Vfs {
         if Mounted::is_keg(local) {
             return self.core.keg_attr(&folder, local).map(drop);
         }
-        folder.source.node(local)?.ok_or(VfsError::NotFound).map(drop)
+        folder.node(local)?.ok_or(VfsError::NotFound).map(drop)
     }
 
     /// Numbers for `df`, of the folder that `ino` is in.
     pub fn statfs(&self, ino: Ino) -> Result<StatFs, VfsError> {
-        let (mut bytes, mut files) = (0, 0);
         let folders = match self.core.is_list(ino) {
             true => self.core.mounted(),
             false => vec![self.core.locate(ino)?.0],
         };
+        let (mut total, mut free, mut files) = (0_u64, 0_u64, 0_u64);
+        let mut pools = Vec::new();
         for folder in folders {
             let usage = folder.source.usage()?;
-            bytes += usage.0;
             files += usage.1;
+            let room = folder.source.room();
+            let (folder_total, folder_free) = match room {
+                // What folders share is counted once.
+                Some(room) if pools.contains(&room.pool) => (0, 0),
+                Some(room) => (room.total_bytes, room.free_bytes.min(room.total_bytes)),
+                None => (usage.0.saturating_add(STATFS_FREE_BYTES), STATFS_FREE_BYTES),
+            };
+            pools.extend(room.map(|room| room.pool));
+            (total, free) = (total.saturating_add(folder_total), free.saturating_add(folder_free));
         }
+        let free = free / u64::from(STATFS_BLOCK_BYTES);
         Ok(StatFs {
             block_bytes: STATFS_BLOCK_BYTES,
-            blocks: bytes.div_ceil(u64::from(STATFS_BLOCK_BYTES)) + STATFS_FREE_BLOCKS,
-            blocks_free: STATFS_FREE_BLOCKS,
+            blocks: total.div_ceil(u64::from(STATFS_BLOCK_BYTES)),
+            blocks_free: free,
             files: files + STATFS_FREE_FILES,
             files_free: STATFS_FREE_FILES,
             name_max: crate::format::limits::NAME_MAX_BYTES as u32,
@@ -133,9 +143,9 @@ impl Vfs {
             return Err(VfsError::TooLarge);
         }
         let _names = folder.names.lock();
-        let node = folder.source.node(local)?.ok_or(VfsError::NotFound)?;
+        let node = folder.node(local)?.ok_or(VfsError::NotFound)?;
         if mode != XattrMode::Set {
-            match (folder.source.xattr(local, name)?.is_some(), mode) {
+            match (folder.xattr(local, name)?.is_some(), mode) {
                 (true, XattrMode::Create) => return Err(VfsError::Exists),
                 (false, XattrMode::Replace) => return Err(VfsError::NoAttribute),
                 _ => {}
@@ -145,7 +155,7 @@ impl Vfs {
             inode.bare.store(false, Ordering::Release);
         }
         let kind = OpKind::SetXattr { keg: node.keg, name: name.to_vec(), value: value.to_vec() };
-        folder.source.submit(kind, clock::unix_nanos())
+        folder.change(local, kind, clock::unix_nanos())
     }
 
     /// An extended attribute. `user.keg.author`, `user.keg.version` and `user.keg.state` (`buffered`, `journaled`,
@@ -159,14 +169,14 @@ impl Vfs {
             return Err(VfsError::NoAttribute);
         }
         if let Some(own) = name.strip_prefix(OWN_PREFIX) {
-            let node = folder.source.node(local)?.ok_or(VfsError::NotFound)?;
+            let node = folder.node(local)?.ok_or(VfsError::NotFound)?;
             return self.own_xattr(&folder, &node, own);
         }
         check_namespace(name)?;
         if self.core.table.get(ino).is_some_and(|inode| inode.bare.load(Ordering::Acquire)) {
             return Err(VfsError::NoAttribute);
         }
-        folder.source.xattr(local, name)?.ok_or(VfsError::NoAttribute)
+        folder.xattr(local, name)?.ok_or(VfsError::NoAttribute)
     }
 
     fn own_xattr(&self, folder: &Mounted, node: &Node, name: &[u8]) -> Result<Vec<u8>, VfsError> {
@@ -194,7 +204,7 @@ impl Vfs {
             return Ok(Vec::new());
         }
         let mut list = Vec::new();
-        for name in folder.source.xattrs(local)? {
+        for name in folder.xattrs(local)? {
             list.extend_from_slice(&name);
             list.push(0);
         }
@@ -206,9 +216,10 @@ impl Vfs {
         let (folder, local) = self.core.locate_writable(ino)?;
         check_settable(name)?;
         let _names = folder.names.lock();
-        let node = folder.source.node(local)?.ok_or(VfsError::NotFound)?;
-        folder.source.xattr(local, name)?.ok_or(VfsError::NoAttribute)?;
-        folder.source.submit(OpKind::RemoveXattr { keg: node.keg, name: name.to_vec() }, clock::unix_nanos())
+        let node = folder.node(local)?.ok_or(VfsError::NotFound)?;
+        folder.xattr(local, name)?.ok_or(VfsError::NoAttribute)?;
+        let kind = OpKind::RemoveXattr { keg: node.keg, name: name.to_vec() };
+        folder.change(local, kind, clock::unix_nanos())
     }
 }
 

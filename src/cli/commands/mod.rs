@@ -4,6 +4,7 @@
 
 mod account;
 mod device;
+mod doctor;
 mod folder;
 mod invite;
 mod join;
@@ -61,6 +62,7 @@ pub fn run(command: Command, profile: &Profile, global: &Global, output: Output)
         Command::Restore(args) => past::restore(args, &mut backend, output),
         Command::Trash(args) => past::trash(args, &mut backend, output),
         Command::Retention(args) => retention::run(args, &mut backend, output),
+        Command::Doctor(args) => doctor::doctor(args, profile, &mut backend, output),
         Command::Conflicts(command) => past::conflicts(command, &mut backend, output),
         Command::Mount(args) => mount::mount(args, &backend, output),
         Command::Unmount(args) => mount::unmount(&args, &backend, output),

@@ -4,6 +4,7 @@
 //! each side checks the other's user id.
 
 mod client;
+mod doctor;
 mod joining;
 mod past;
 mod protocol;
@@ -11,6 +12,7 @@ mod server;
 mod trust;
 
 pub use client::Client;
+pub use doctor::{DoctorRequest, DoctorResponse, FolderNames, NameFinding, NameProblem, ServerState, Trouble};
 pub use joining::{
     DeviceInfo, DeviceRequest, DeviceResponse, InviteInfo, InviteRequest, InviteResponse, Private, RevokedInfo,
     WaitingInfo,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::doctor::{DoctorRequest, DoctorResponse};
 use super::joining::{DeviceRequest, DeviceResponse, InviteRequest, InviteResponse};
 use super::past::{PastRequest, PastResponse};
 use super::trust::{AccessInfo, ComparisonInfo, ContactInfo, EvidenceInfo};
@@ -168,6 +169,8 @@ pub enum Request {
     },
     /// The past, or conflicts.
     Past(PastRequest),
+    /// What `kegfs doctor` wants to know.
+    Doctor(DoctorRequest),
 }
 
 /// How to mount.
@@ -283,6 +286,8 @@ pub enum Response {
     Invite(InviteResponse),
     /// Of `Past`.
     Past(PastResponse),
+    /// Of `Doctor`.
+    Doctor(DoctorResponse),
     /// Of `KeptList`.
     Kept(Vec<KeptInfo>),
     /// Of `Recover`.

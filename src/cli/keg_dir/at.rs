@@ -20,7 +20,9 @@ use crate::keg::{Node, ROOT_INO};
 use crate::replica::{Past, ReplicaError};
 use crate::sync::Folder;
 use crate::sys::clock;
-use crate::vfs::{FolderSource, KegDir, KegNode, Listed, NodeKind, OnChange, Progress, ReadOnlyReason, Slot, VfsError};
+use crate::vfs::{
+    FolderSource, KegDir, KegNode, Listed, NodeKind, OnChange, Progress, ReadOnlyReason, Room, Slot, VfsError,
+};
 
 /// The directory `at`.
 pub(super) struct At {
@@ -113,11 +115,23 @@ impl FolderSource for AsItWas {
         self.live.usage()
     }
 
+    fn room(&self) -> Option<Room> {
+        self.live.room()
+    }
+
     fn head(&self) -> u64 {
         self.seq
     }
 
     fn submit(&self, _: OpKind, _: i64) -> Result<(), VfsError> {
+        Err(REFUSED)
+    }
+
+    fn fresh_number(&self) -> Result<u64, VfsError> {
+        Err(REFUSED)
+    }
+
+    fn submit_numbered(&self, _: OpKind, _: i64, _: u64) -> Result<(), VfsError> {
         Err(REFUSED)
     }
 

@@ -16,7 +16,7 @@ use super::super::error::Refused;
 use super::super::store::StoreError;
 use super::{Caller, id, number};
 use crate::api::limits::{APPEND_BASE_MAX_BYTES, APPEND_BOX_MAX_BYTES, ENTRIES_MAX_BYTES};
-use crate::api::{self, AppendEntry, Appended, CreateDb, CreatedDb, DbHead, DbList, MemberBox, routes};
+use crate::api::{self, AppendEntry, Appended, CreateDb, CreatedDb, DbHead, DbList, MemberBox, Room, routes};
 use crate::crypto::merkle;
 
 /// `GET` of [`routes::DBS`].
@@ -123,6 +123,21 @@ pub async fn member_box(
         let count = u32::try_from(leaves.len()).map_err(|_| damaged())?;
         let proof = proof.into_iter().map(ByteArray::from).collect();
         Ok(Cbor(MemberBox { key_box: row.key_box, index: row.index, count, proof }))
+    })
+    .await
+}
+
+/// [`routes::ROOM`].
+pub async fn room(
+    Caller(caller): Caller,
+    State(app): State<Arc<App>>,
+    Path(db): Path<String>,
+) -> Result<Cbor<Room>, Refused> {
+    let db = id(&db)?;
+    blocking(move || {
+        app.folders.member(&caller, &db)?;
+        let payer = app.store.payer(&db)?.ok_or_else(Refused::not_found)?;
+        Ok(Cbor(app.quota.room(payer)?))
     })
     .await
 }

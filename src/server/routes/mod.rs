@@ -41,6 +41,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route(routes::BOX, get(dbs::member_box))
         .route(routes::BLOBS_MISSING, post(blobs::missing))
         .route(routes::BLOB, get(blobs::get).put(blobs::put))
+        .route(routes::ROOM, get(dbs::room))
         .route(routes::LOCKS, post(locks::call))
         .route(routes::EVENTS, get(events::stream))
         .route(routes::MAILBOX, get(joining::letter).put(joining::post))
