@@ -7,6 +7,10 @@ mod common;
 mod differ;
 #[path = "mount_posix/exerciser.rs"]
 mod exerciser;
+#[path = "mount_posix/nameless.rs"]
+mod nameless;
+#[path = "mount_posix/names.rs"]
+mod names;
 #[path = "mount_posix/side.rs"]
 mod side;
 #[path = "mount_posix/stories.rs"]

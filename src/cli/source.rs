@@ -17,9 +17,9 @@ use crate::format::{BlobId, DbId, DeviceId, Extent, KegId, NodeKind, Op, OpKind,
 use crate::keg::Node;
 use crate::replica::{self, ReplicaError};
 use crate::sync::{self, FetchError, Folder, LockNews, SyncError};
-use crate::sys::clock;
+use crate::sys::{clock, files};
 use crate::vfs::{
-    Agreed, FolderSource, KegDir, LeaseNews, Listed, ListedName, LockSet, LockSpan, ProbeDone, Progress, Slot,
+    Agreed, FolderSource, KegDir, LeaseNews, Listed, ListedName, LockSet, LockSpan, ProbeDone, Progress, Room, Slot,
     SourceChange, VfsError,
 };
 
@@ -92,6 +92,33 @@ impl FolderSource for Source {
         Ok(self.folder.replica.view().usage())
     }
 
+    fn room(&self) -> Option<Room> {
+        let disk = files::disk_space(self.folder.dir()).ok();
+        match self.folder.room() {
+            Some(told) => {
+                // What waits in the spool is going to be there as well.
+                let waits = self.folder.replica.pending_counts().pending > 0;
+                let waiting = if waits { self.folder.local.usage().spool_bytes } else { 0 };
+                let taken = told.used_bytes.saturating_add(waiting);
+                let free = told.limit_bytes.saturating_sub(taken);
+                // Without the server everything has to wait here.
+                let here = if self.folder.online() { None } else { disk.map(|disk| disk.free_bytes) };
+                Some(Room {
+                    pool: *told.payer.as_bytes(),
+                    total_bytes: told.limit_bytes,
+                    free_bytes: here.map_or(free, |here| here.min(free)),
+                })
+            }
+            None => {
+                let disk = disk?;
+                let used = self.folder.replica.view().usage().0;
+                let total_bytes = disk.free_bytes.saturating_add(used);
+                // One disk for all folders.
+                Some(Room { pool: [0; 32], total_bytes, free_bytes: disk.free_bytes })
+            }
+        }
+    }
+
     fn head(&self) -> u64 {
         self.folder.replica.mark().seq
     }
@@ -101,6 +128,17 @@ impl FolderSource for Source {
             self.folder.hold(*keg);
         }
         self.folder.replica.submit(kind, at_ns).map(drop).map_err(|error| told(&error))
+    }
+
+    fn fresh_number(&self) -> Result<u64, VfsError> {
+        Ok(self.folder.replica.fresh_number())
+    }
+
+    fn submit_numbered(&self, kind: OpKind, at_ns: i64, number: u64) -> Result<(), VfsError> {
+        if let OpKind::Create { keg, kind: NodeKind::File, .. } = &kind {
+            self.folder.hold(*keg);
+        }
+        self.folder.replica.submit_numbered(kind, at_ns, number).map(drop).map_err(|error| told(&error))
     }
 
     fn let_go(&self, keg: &KegId) {

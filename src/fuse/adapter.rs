@@ -275,6 +275,20 @@ impl Filesystem for Adapter {
         });
     }
 
+    fn tmpfile(&self, req: &Request, parent: INodeNo, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
+        guarded("tmpfile", || {
+            let open = convert::open_mode(OpenFlags(flags));
+            let caller = convert::caller(req, umask);
+            match self.vfs.create_nameless(parent.0, convert::mode_bits(mode), open, &caller) {
+                Ok((entry, opened)) => {
+                    let attr = convert::attr(&entry.attr);
+                    reply.created(&entry.ttl, &attr, GENERATION, FileHandle(opened.fh), open_flags(&opened));
+                }
+                Err(error) => reply.error(errno_of(&error)),
+            }
+        });
+    }
+
     fn read(
         &self,
         _req: &Request,

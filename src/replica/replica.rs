@@ -15,7 +15,7 @@ use super::base::{Base, Cache, Source};
 use super::db::{self, Db};
 use super::flush::{put_meta, write_node};
 use super::journal::{Journal, Signal};
-use super::layer::{Adopt, Fresh};
+use super::layer::{Adopt, Fresh, Numbered};
 use super::overlay::OverNode;
 use super::past::Listings;
 use super::pool::Pool;
@@ -206,6 +206,19 @@ impl Replica {
     /// work which cannot be kept does not pile up; or those of reading the confirmed state.
     pub fn submit(&self, kind: OpKind, at_ns: i64) -> Result<Submitted, ReplicaError> {
         self.shared.submit(None, kind, at_ns)
+    }
+
+    /// An inode number that no node has and none will get, but by [`Self::submit_numbered`].
+    pub fn fresh_number(&self) -> u64 {
+        self.shared.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// As [`Self::submit`], for a creation whose node gets a [fresh number](Self::fresh_number).
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub fn submit_numbered(&self, kind: OpKind, at_ns: i64, number: u64) -> Result<Submitted, ReplicaError> {
+        self.shared.submit_adopting(None, kind, at_ns, &Numbered(number))
     }
 
     /// As [`Self::submit`], on the version that `op.base` names.
@@ -478,6 +491,16 @@ impl Shared {
     }
 
     fn submit(&self, base: Option<u64>, kind: OpKind, at_ns: i64) -> Result<Submitted, ReplicaError> {
+        self.submit_adopting(base, kind, at_ns, &Fresh)
+    }
+
+    fn submit_adopting(
+        &self,
+        base: Option<u64>,
+        kind: OpKind,
+        at_ns: i64,
+        adopt: &dyn Adopt,
+    ) -> Result<Submitted, ReplicaError> {
         self.journal_works()?;
         let shown = match &kind {
             OpKind::Create { keg, .. } | OpKind::Link { keg, .. } => Some(*keg),
@@ -491,7 +514,7 @@ impl Shared {
                 return Err(ReplicaError::Closed);
             }
             op.base = base.unwrap_or(state.head.seq);
-            let (number, applied) = state.submit(&self.tools(), op, &Fresh)?;
+            let (number, applied) = state.submit(&self.tools(), op, adopt)?;
             let node = shown.and_then(|keg| state.overlay.nodes.get(&keg)).map(|row| row.node.clone());
             Submitted { number, applied, node }
         };

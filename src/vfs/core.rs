@@ -234,7 +234,7 @@ impl Core {
 
     /// An existing node of the folder, in use from now on.
     pub(super) fn pin(&self, folder: &Arc<Mounted>, local: u64) -> Result<(Pin, Node), VfsError> {
-        let node = folder.source.node(local)?.ok_or(VfsError::NotFound)?;
+        let node = folder.node(local)?.ok_or(VfsError::NotFound)?;
         Ok((self.table.pin(folder, local, node.keg), node))
     }
 

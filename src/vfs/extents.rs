@@ -59,7 +59,7 @@ impl Inode {
             }
             map.epoch
         };
-        let size = self.folder.source.node(self.local)?.ok_or(VfsError::NotFound)?.size;
+        let size = self.folder.node(self.local)?.ok_or(VfsError::NotFound)?.size;
         let mut map = self.map.lock();
         if map.epoch == epoch {
             map.size = Some(size);

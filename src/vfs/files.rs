@@ -24,7 +24,7 @@ use super::{Allocate, Caller, Entry, Ino, OpenMode, Opened, SyncDone, Vfs, VfsEr
 const PIECES_STREAM: usize = 16;
 /// Random writes are flushed at this many pieces: their extents, about 110 bytes each, must fit one operation with room
 /// to spare (an entry has at most 1 MiB).
-const PIECES_MAX: usize = 4096;
+pub(super) const PIECES_MAX: usize = 4096;
 
 /// How often a writer that waits for room looks whether there is any hope.
 const ROOM_TICK: Duration = Duration::from_millis(100);
@@ -237,7 +237,7 @@ impl Core {
             let base = state.held_base.unwrap_or_else(|| source.head());
             let size = match state.top() {
                 Some(layer) => layer.size,
-                None => source.node(inode.local)?.ok_or(VfsError::NotFound)?.size,
+                None => inode.folder.node(inode.local)?.ok_or(VfsError::NotFound)?.size,
             };
             state.current = Some(Layer::new(size, clock::unix_nanos(), base));
             self.wake_keeper();

@@ -13,6 +13,7 @@ use crossbeam_channel::Receiver;
 use crate::sys::clock;
 
 use super::core::Core;
+use super::files::PIECES_MAX;
 use super::inode::{FileState, Frozen, Inode, Pin, Place};
 use super::mounted::Mounted;
 use super::sealer::Job;
@@ -67,7 +68,14 @@ impl Core {
         let Some(mut layer) = state.current.take() else { return Ok(()) };
         state.held_base = (why == Flush::Piece).then_some(layer.base);
         let blocks = layer.freeze_all(&self.budget);
+        // What was written to a file without a name may be more than fits one operation.
+        let rest = layer.split(PIECES_MAX);
         state.frozen.push_back(Frozen { place: Place::Held(slot), layer });
+        for layer in rest {
+            // Without a place it gets one when its blocks are sealed.
+            let place = inode.folder.source.reserve(&inode.keg).map_or(Place::Lost, Place::Held);
+            state.frozen.push_back(Frozen { place, layer });
+        }
         for block in blocks {
             self.seal(Job { block, inode: inode.clone() });
         }

@@ -29,15 +29,16 @@ impl Known {
         *self.shard(ino).lock().entry(ino).or_insert(0) += 1;
     }
 
-    /// The kernel gives `n` references back.
-    pub(super) fn forget(&self, ino: Ino, n: u64) {
+    /// The kernel gives `n` references back; whether those were the last.
+    pub(super) fn forget(&self, ino: Ino, n: u64) -> bool {
         let mut shard = self.shard(ino).lock();
-        if let Some(count) = shard.get_mut(&ino) {
-            *count = count.saturating_sub(n);
-            if *count == 0 {
-                shard.remove(&ino);
-            }
+        let Some(count) = shard.get_mut(&ino) else { return false };
+        *count = count.saturating_sub(n);
+        let last = *count == 0;
+        if last {
+            shard.remove(&ino);
         }
+        last
     }
 
     /// Those of the folder with this root; the root too, which the kernel always has where it is that of the mount.
@@ -62,13 +63,13 @@ mod tests {
         for ino in [7, 7, 23, other] {
             known.add(ino);
         }
-        known.forget(7, 1);
-        known.forget(99, 1);
+        assert!(!known.forget(7, 1));
+        assert!(!known.forget(99, 1));
         let mut here = known.of_folder(1);
         here.sort_unstable();
         assert_eq!(here, [1, 7, 23]);
-        known.forget(7, 1);
-        known.forget(23, 5);
+        assert!(known.forget(7, 1));
+        assert!(known.forget(23, 5));
         assert_eq!(known.of_folder(1), [1]);
         assert_eq!(known.of_folder((2 << 40) | 1), [(2 << 40) | 1, other]);
     }

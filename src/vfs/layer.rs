@@ -94,6 +94,25 @@ impl Layer {
         self.pieces.len()
     }
 
+    /// Keeps the first `most` pieces; what lies behind them becomes further layers of as many, to be applied one after
+    /// the other. Each has the final length.
+    pub(super) fn split(&mut self, most: usize) -> Vec<Self> {
+        let mut rest = Vec::new();
+        while let Some(first) = self.pieces.keys().nth(most).copied() {
+            let mut pieces = self.pieces.split_off(&first);
+            std::mem::swap(&mut pieces, &mut self.pieces);
+            let (size, mtime_ns, changed_ns, base) = (self.size, self.mtime_ns, self.changed_ns, self.base);
+            // Only the first cuts: the others come after it.
+            rest.push(Self { pieces, cut: self.cut.take(), size, mtime_ns, changed_ns, base });
+        }
+        // Taken from the front, so that the layer itself is the last now.
+        if let Some(first) = rest.first_mut() {
+            std::mem::swap(first, self);
+            rest.rotate_left(1);
+        }
+        rest
+    }
+
     /// Bytes in all pieces that are not holes.
     pub(super) fn data(&self) -> u64 {
         self.pieces.values().filter(|piece| !matches!(piece.what, What::Hole)).map(|piece| piece.len).sum()

@@ -121,3 +121,25 @@ fn adjacent_pieces_of_a_chunk_become_one_block() {
     assert_eq!(blocks.len(), 1);
     assert_eq!(blocks[0].len(), 32 * 4096);
 }
+
+#[test]
+fn a_layer_of_very_many_pieces_becomes_several_that_make_the_same_file_one_after_the_other() {
+    let budget = Budget::new(1 << 30);
+    for (count, most) in [(1_u64, 4), (4, 4), (5, 4), (23, 4)] {
+        let mut layer = Layer::new(1000, 1, 2);
+        layer.resize(10, &budget);
+        for piece in 0..count {
+            layer.write(piece * 100, &[piece as u8 + 1; 7], &budget);
+        }
+        layer.resize(50_000, &budget);
+        let whole = read(&layer, &[0xAA; 1000]);
+        let rest = layer.split(most);
+        assert!(layer.pieces() <= most && rest.iter().all(|part| part.pieces() <= most));
+        let mut content = vec![0xAA; 1000];
+        for part in std::iter::once(&layer).chain(&rest) {
+            content = read(part, &content);
+        }
+        assert!(content == whole, "{count} pieces in parts of {most}");
+        assert_eq!(rest.len() as u64, count.div_ceil(most as u64).max(1) - 1);
+    }
+}

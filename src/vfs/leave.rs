@@ -42,6 +42,7 @@ impl Vfs {
         let flushed = self.flush_folder(&folder, patience);
         self.drop_trees(&folder);
         core.table.wipe_those(|inode| Arc::ptr_eq(&inode.folder, &folder) || inode.folder.is_within(&folder));
+        folder.nameless.clear();
         // Segments do not know their folder; those of others are opened again when they are read.
         core.segments.clear();
         let replies = std::mem::take(&mut *core.replies.lock());

@@ -303,6 +303,26 @@ impl FolderSource for MemoryFolder {
         Ok(())
     }
 
+    fn fresh_number(&self) -> Result<u64, VfsError> {
+        Ok(sure(self.tree.write().store.allocate()))
+    }
+
+    fn submit_numbered(&self, kind: OpKind, at_ns: i64, number: u64) -> Result<(), VfsError> {
+        let made = match &kind {
+            OpKind::Create { keg, .. } => *keg,
+            _ => return Err(VfsError::InvalidArgument),
+        };
+        self.submit(kind, at_ns)?;
+        let mut tree = self.tree.write();
+        if let Some(mut node) = sure(tree.store.node(&made)) {
+            node.ino = number;
+            sure(tree.store.put_node(node));
+            tree.kegs.retain(|_, keg| *keg != made);
+            tree.kegs.insert(number, made);
+        }
+        Ok(())
+    }
+
     fn reserve(&self, _keg: &KegId) -> Result<Slot, VfsError> {
         if self.faults.read().journal_broken {
             return Err(VfsError::storage("the journal is broken"));

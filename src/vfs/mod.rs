@@ -37,6 +37,7 @@ mod leave;
 mod locks;
 mod memory;
 mod mounted;
+mod nameless;
 mod names;
 mod pool;
 mod prefetch;
@@ -57,7 +58,7 @@ pub use keg_dir::{KegDir, KegFile, KegNode};
 pub use locks::{InTheWay, LockDone, LockRequest};
 pub use memory::{Faults, MemoryFolder};
 pub use source::{
-    Agreed, FolderSource, LeaseNews, Listed, ListedName, OnChange, ProbeDone, Progress, Slot, SourceChange,
+    Agreed, FolderSource, LeaseNews, Listed, ListedName, OnChange, ProbeDone, Progress, Room, Slot, SourceChange,
 };
 pub use stores::Store;
 pub use types::{

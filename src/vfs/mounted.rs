@@ -11,6 +11,7 @@ use crate::keg::{Node, ROOT_INO};
 use crate::sys::clock;
 
 use super::keg_dir::Numbers;
+use super::nameless::Nameless;
 use super::{Attr, FolderSource, Ino, ReadOnlyReason, VfsError, VfsOptions};
 
 /// Bits of an inode number that are the folder's own.
@@ -45,6 +46,8 @@ pub(super) struct Mounted {
     orphans: Mutex<Vec<(Instant, BlobId)>>,
     /// What is in `.keg`, by number.
     pub keg: Numbers,
+    /// Files that have no name yet.
+    pub nameless: Nameless,
     /// For another state of a folder: that folder, and the number of the directory in its `.keg`.
     within: Option<(Arc<Mounted>, u64)>,
 }
@@ -87,6 +90,7 @@ impl Mounted {
             unsynced: Mutex::default(),
             orphans: Mutex::default(),
             keg: Numbers::default(),
+            nameless: Nameless::default(),
             within,
         })
     }

@@ -54,7 +54,11 @@ impl Vfs {
 
     /// The kernel dropped `n` references.
     pub fn forget(&self, ino: Ino, n: u64) {
-        self.core.known.forget(ino, n);
+        if self.core.known.forget(ino, n)
+            && let Ok((folder, local)) = self.core.locate(ino)
+        {
+            folder.nameless.forget(local);
+        }
     }
 
     /// A symlink's target.
@@ -117,20 +121,24 @@ impl Vfs {
         }
         {
             let _names = folder.names.lock();
-            let node = folder.source.node(local)?.ok_or(VfsError::NotFound)?;
+            let node = folder.node(local)?.ok_or(VfsError::NotFound)?;
             if node.is_directory() {
                 return Err(VfsError::NoPermission);
             }
-            if node.nlink == 0 {
+            if node.nlink == 0 && !folder.nameless.has(local) {
                 return Err(VfsError::NotFound);
             }
             let parent = live_directory(&folder, directory)?;
             if folder.source.lookup(directory, name)?.is_some() {
                 return Err(VfsError::Exists);
             }
-            self.core.flush_before(&folder, &node)?;
-            let kind = OpKind::Link { keg: node.keg, parent: parent.keg, name: name.to_vec() };
-            folder.source.submit(kind, clock::unix_nanos())?;
+            if node.nlink == 0 {
+                self.core.name_nameless(&folder, local, &parent, name)?;
+            } else {
+                self.core.flush_before(&folder, &node)?;
+                let kind = OpKind::Link { keg: node.keg, parent: parent.keg, name: name.to_vec() };
+                folder.source.submit(kind, clock::unix_nanos())?;
+            }
         }
         self.core.known_entry(&folder, local)
     }
@@ -233,7 +241,7 @@ impl Vfs {
 }
 
 /// The operation that makes a node in `parent`: of the caller, in a directory with the setgid bit of its group.
-fn create(parent: &Node, name: &[u8], new: New<'_>, caller: &Caller) -> OpKind {
+pub(super) fn create(parent: &Node, name: &[u8], new: New<'_>, caller: &Caller) -> OpKind {
     let mut mode = new.mode & 0o7777 & !(caller.umask as u16 & 0o777);
     let mut gid = caller.gid;
     if parent.mode & SETGID != 0 {
@@ -256,7 +264,7 @@ fn create(parent: &Node, name: &[u8], new: New<'_>, caller: &Caller) -> OpKind {
 }
 
 /// The directory, which still has a name.
-fn live_directory(folder: &Mounted, local: u64) -> Result<Node, VfsError> {
+pub(super) fn live_directory(folder: &Mounted, local: u64) -> Result<Node, VfsError> {
     let node = folder.source.node(local)?.ok_or(VfsError::NotFound)?;
     if !node.is_directory() {
         return Err(VfsError::NotDirectory);
@@ -339,7 +347,7 @@ impl Core {
 
     /// Name and attributes of an existing node.
     pub(super) fn entry(&self, folder: &Arc<Mounted>, local: u64) -> Result<Entry, VfsError> {
-        self.shown_entry(folder, || folder.source.node(local)?.ok_or(VfsError::NotFound))
+        self.shown_entry(folder, || folder.node(local)?.ok_or(VfsError::NotFound))
     }
 
     /// As [`Core::entry`], for an answer that gives the kernel the inode.

@@ -60,6 +60,17 @@ pub enum SourceChange {
     Standing,
 }
 
+/// Room for data beneath a folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Whose it is: folders with the same value share it.
+    pub pool: [u8; 32],
+    /// Bytes in all.
+    pub total_bytes: u64,
+    /// Bytes that can still be written.
+    pub free_bytes: u64,
+}
+
 /// Called with changes that others made.
 pub type OnChange = Box<dyn Fn(&[SourceChange]) + Send + Sync>;
 
@@ -129,6 +140,13 @@ pub trait FolderSource: Send + Sync + 'static {
     fn head(&self) -> u64;
     /// Applies an operation of the local user and queues it, at the present base.
     fn submit(&self, kind: OpKind, at_ns: i64) -> Result<(), VfsError>;
+    /// An inode number that no node has, for a file that is created later under it.
+    ///
+    /// # Errors
+    /// [`VfsError::ReadOnly`] where nothing is created.
+    fn fresh_number(&self) -> Result<u64, VfsError>;
+    /// As [`FolderSource::submit`], for a creation of a node with a [fresh number](FolderSource::fresh_number).
+    fn submit_numbered(&self, kind: OpKind, at_ns: i64, number: u64) -> Result<(), VfsError>;
     /// A file that was just created is not going to get content from who created it. Until then, within reason, others do
     /// not see it, so that they never find an empty file where one is being saved.
     fn let_go(&self, _keg: &KegId) {}
@@ -177,6 +195,10 @@ pub trait FolderSource: Send + Sync + 'static {
     fn progress(&self, ino: u64) -> Result<Progress, VfsError>;
     /// What the folder's `.keg` shows, where it has one.
     fn keg_dir(&self) -> Option<Arc<dyn super::KegDir>> {
+        None
+    }
+    /// How much room there is, where something limits it. Answers at once.
+    fn room(&self) -> Option<Room> {
         None
     }
     /// Calls back after every change that others made, with no lock held.

@@ -97,6 +97,9 @@ impl Vfs {
         core.directories.write().clear();
         core.keg_files.write().clear();
         core.table.wipe();
+        for folder in core.mounted() {
+            folder.nameless.clear();
+        }
         core.failed.lock().clear();
         core.segments.close();
         core.budget.close();

@@ -28,7 +28,9 @@ fn path() -> impl Strategy<Value = String> {
 }
 
 fn flags() -> impl Strategy<Value = i32> {
-    use libc::{O_APPEND, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY};
+    use libc::{
+        O_APPEND, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_RDONLY, O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY,
+    };
     prop_oneof![
         8 => Just(O_RDWR | O_CREAT),
         3 => Just(O_RDWR | O_CREAT | O_EXCL),
@@ -42,6 +44,9 @@ fn flags() -> impl Strategy<Value = i32> {
         1 => Just(O_WRONLY),
         1 => Just(O_PATH),
         1 => Just(O_RDONLY | O_CREAT | O_NOFOLLOW),
+        3 => Just(O_RDWR | O_TMPFILE),
+        1 => Just(O_WRONLY | O_TMPFILE | O_EXCL),
+        1 => Just(O_RDONLY | O_TMPFILE),
     ]
 }
 
@@ -110,6 +115,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => path().prop_map(Step::Unlink),
         10 => (path(), path(), renaming).prop_map(|(from, to, flags)| Step::Rename { from, to, flags }),
         5 => (path(), path()).prop_map(|(from, to)| Step::Link { from, to }),
+        4 => (slot(), path()).prop_map(|(slot, to)| Step::LinkSlot { slot, to }),
         4 => (target, path()).prop_map(|(target, path)| Step::Symlink { target, path }),
         1 => path().prop_map(Step::Readlink),
         3 => (path(), mode).prop_map(|(path, mode)| Step::Chmod { path, mode }),

@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -30,6 +31,7 @@ pub enum Step {
     Unlink(String),
     Rename { from: String, to: String, flags: u32 },
     Link { from: String, to: String },
+    LinkSlot { slot: u8, to: String },
     Symlink { target: String, path: String },
     Readlink(String),
     Chmod { path: String, mode: u32 },
@@ -196,6 +198,11 @@ impl Side {
             Step::Link { from, to } => {
                 let (from, to) = (self.path(from), self.path(to));
                 done(sys(nix::unistd::linkat(AT_FDCWD, &from, AT_FDCWD, &to, AtFlags::empty())))
+            }
+            Step::LinkSlot { slot, to } => {
+                let from = PathBuf::from(format!("/proc/self/fd/{}", self.slot(*slot)?.as_raw_fd()));
+                let follow = AtFlags::AT_SYMLINK_FOLLOW;
+                done(sys(nix::unistd::linkat(AT_FDCWD, &from, AT_FDCWD, &self.path(to), follow)))
             }
             Step::Symlink { target, path } => {
                 done(sys(nix::unistd::symlinkat(target.as_str(), AT_FDCWD, &self.path(path))))

@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{AT_FDCWD, FallocateFlags, FcntlArg, OFlag, RenameFlags, fallocate, fcntl, renameat2};
 use nix::unistd::Whence;
 
-use super::common::{Team, tree, wait_for};
+use super::common::{Member, Server, Team, tree, wait_for};
 use super::{Alone, side};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -173,8 +173,6 @@ fn holes_are_found_told_and_cost_nothing() {
 #[test]
 fn what_is_not_offered_says_so() {
     let alone = Alone::set_up();
-    let anonymous = OpenOptions::new().read(true).write(true).custom_flags(libc::O_TMPFILE).open(&alone.mnt);
-    assert_eq!(errno(anonymous), libc::EOPNOTSUPP);
     let path = alone.mnt.join("f");
     fs::write(&path, vec![1; 64 << 10]).unwrap();
     for mode in [FallocateFlags::FALLOC_FL_COLLAPSE_RANGE, FallocateFlags::FALLOC_FL_INSERT_RANGE] {
@@ -253,17 +251,47 @@ fn inode_numbers_of_a_mount_of_all_folders_stay_when_folders_come() {
 
 #[test]
 fn a_clean_disk_is_told_to_df() {
-    let alone = Alone::set_up();
-    let before = nix::sys::statvfs::statvfs(&alone.mnt).unwrap();
-    assert!(before.blocks_available() > 0 && before.files_available() > 0);
-    assert_eq!(before.name_max(), 255);
-    fs::write(alone.mnt.join("f"), vec![1; 8 << 20]).unwrap();
-    alone.alice.sync();
-    let after = nix::sys::statvfs::statvfs(&alone.mnt).unwrap();
-    let used = |of: &nix::sys::statvfs::Statvfs| (of.blocks() - of.blocks_free()) * of.fragment_size();
-    let grown = used(&after) - used(&before);
-    assert!((8 * MIB..12 * MIB).contains(&grown), "{grown} bytes more in use");
-    assert!(Command::new("df").arg(&alone.mnt).status().unwrap().success());
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_with(dir.path(), &["--quota", "50000000"]);
+    let mut alice = Member::create(dir.path(), "alice", &server.url(), &server.invite());
+    let mut bob = Member::create(dir.path(), "bob", &server.url(), &server.invite());
+    alice.ok(&["folder", "create", "acme"]);
+    alice.ok(&["folder", "create", "other"]);
+    alice.ok(&["member", "add", "acme", &bob.account, "--role", "editor"]);
+    let mnt = alice.mount("acme");
+    // As `df` shows it: all, used, available, in bytes.
+    let df = |dir: &Path| {
+        let out = Command::new("df").args(["--output=size,used,avail", "-B1"]).arg(dir).output().unwrap();
+        assert!(out.status.success());
+        let text = String::from_utf8(out.stdout).unwrap();
+        let numbers: Vec<u64> = text.lines().nth(1).unwrap().split_whitespace().map(|n| n.parse().unwrap()).collect();
+        (numbers[0], numbers[1], numbers[2])
+    };
+    let near = |value: u64, wanted: u64| value.abs_diff(wanted) < 2 * MIB;
+    wait_for("the server to tell its quota", SOON, || near(df(&mnt).0, 50_000_000));
+    let (all, used, free) = df(&mnt);
+    assert!(near(used, 0) && near(free, all), "{used} used, {free} free");
+    assert_eq!(nix::sys::statvfs::statvfs(&mnt).unwrap().name_max(), 255);
+    fs::write(mnt.join("f"), vec![1; 8 << 20]).unwrap();
+    alice.sync();
+    let shown = |dir: &Path, taken: u64| {
+        wait_for("df to show what is there", SOON, || {
+            let (all, used, free) = df(dir);
+            near(used, taken) && near(free, all - taken)
+        });
+    };
+    shown(&mnt, 8 << 20);
+    // The quota is the owner's: all members see it, and folders of one owner share it.
+    let bobs = bob.mount("acme");
+    shown(&bobs, 8 << 20);
+    alice.unmount(&mnt);
+    let both = alice.mount_all();
+    fs::write(both.join("other/g"), vec![2; 8 << 20]).unwrap();
+    alice.sync();
+    for dir in [both.clone(), both.join("acme"), both.join("other"), bobs] {
+        shown(&dir, 16 << 20);
+        assert!(near(df(&dir).0, 50_000_000));
+    }
 }
 
 #[test]

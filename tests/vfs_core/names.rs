@@ -241,3 +241,44 @@ fn a_mount_of_all_folders_lists_them_and_keeps_them_apart() {
     assert_eq!(desk.list(ROOT), ["acme"]);
     assert!(desk.vfs.getattr(entry.attr.ino).is_err());
 }
+
+#[test]
+fn a_file_without_a_name_with_very_many_pieces_gets_one_and_loses_nothing() {
+    let desk = desk();
+    let (made, opened) = desk.vfs.create_nameless(ROOT, 0o666, WRITE, &CALLER).unwrap();
+    assert_eq!((made.attr.nlink, made.attr.mode), (0, 0o644));
+    // More than one operation takes: each write is a piece, with a hole behind it.
+    let count = 9000_u64;
+    for piece in 0..count {
+        desk.write(opened.fh, piece * 10, &piece.to_le_bytes()[..2]);
+    }
+    assert_eq!(desk.folder.journal().len(), 0, "nobody hears of it");
+    assert_eq!(desk.vfs.getattr(made.attr.ino).unwrap().0.size, (count - 1) * 10 + 2);
+    let linked = desk.vfs.link(made.attr.ino, ROOT, b"named").unwrap();
+    assert_eq!((linked.attr.ino, linked.attr.nlink), (made.attr.ino, 1));
+    desk.vfs.flush_all(std::time::Duration::from_secs(30)).unwrap();
+    desk.vfs.release(opened.fh);
+    desk.vfs.forget(made.attr.ino, 2);
+    let fh = desk.open("named", READ);
+    let read = desk.read(fh, 0, (count * 10) as usize);
+    for piece in 0..count {
+        let at = (piece * 10) as usize;
+        assert_eq!(read[at..at + 2], piece.to_le_bytes()[..2], "piece {piece}");
+    }
+    let contents = desk.folder.journal().iter().filter(|op| matches!(op, OpKind::Content { .. })).count();
+    assert!(contents >= 3, "{contents} operations");
+}
+
+#[test]
+fn a_file_without_a_name_ends_with_the_kernels_last_reference() {
+    let desk = desk();
+    let (made, opened) = desk.vfs.create_nameless(ROOT, 0o600, WRITE, &CALLER).unwrap();
+    desk.write(opened.fh, 0, &[7; 5000]);
+    desk.vfs.release(opened.fh);
+    // A descriptor opened with O_PATH would still lead to it.
+    assert_eq!(desk.vfs.getattr(made.attr.ino).unwrap().0.size, 5000);
+    desk.vfs.forget(made.attr.ino, 1);
+    assert_eq!(desk.vfs.getattr(made.attr.ino).unwrap_err(), VfsError::NotFound);
+    assert_eq!(desk.vfs.link(made.attr.ino, ROOT, b"late").unwrap_err(), VfsError::NotFound);
+    assert_eq!(desk.vfs.memory_bytes().0, 0, "its content is gone");
+}

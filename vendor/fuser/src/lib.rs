@@ -855,6 +855,21 @@ pub trait Filesystem: Send + Sync + 'static {
         reply.error(Errno::ENOSYS);
     }
 
+    /// KegFS: create and open a regular file that has no name, in the file system of the directory `parent`
+    /// (`O_TMPFILE`). The answer's link count is 0. It gets a name by `link()`, or is gone when it is forgotten.
+    fn tmpfile(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _mode: u32,
+        _umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        // The kernel tells programs EOPNOTSUPP and does not ask again.
+        reply.error(Errno::ENOSYS);
+    }
+
     /// Test for a POSIX file lock.
     fn getlk(
         &self,

@@ -387,6 +387,17 @@ impl<'a> RequestWithSender<'a> {
                     self.reply(),
                 );
             }
+            // KegFS: O_TMPFILE.
+            ll::Operation::TmpFile(x) => {
+                filesystem.tmpfile(
+                    self.request_header(),
+                    self.request.nodeid(),
+                    x.mode(),
+                    x.umask(),
+                    x.flags(),
+                    self.reply(),
+                );
+            }
             ll::Operation::GetLk(x) => {
                 filesystem.getlk(
                     self.request_header(),
