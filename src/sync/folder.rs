@@ -99,6 +99,7 @@ pub struct Folder {
     /// Number of the first operation of the entry that was staged last.
     pub(super) staged_from: AtomicU64,
     pub(super) locks: Locks,
+    pub(super) room_told: super::room::Told,
     /// Epochs whose keys were refused, and told of.
     pub(super) refused_keys: Mutex<HashSet<u32>>,
     fetcher: Arc<Fetcher>,
@@ -154,6 +155,7 @@ impl Folder {
             newborns: Newborns::default(),
             staged_from: AtomicU64::new(0),
             locks: Locks::new(),
+            room_told: Default::default(),
             refused_keys: Mutex::default(),
             standing: RwLock::new(present),
             on_standing: RwLock::default(),
