@@ -239,8 +239,11 @@ fn joined(path: &[u8], name: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// A folder in memory: directory → names; a name that is a directory has its number.
-    struct Tree(Vec<(u64, Vec<(&'static [u8], Option<u64>)>)>);
+    /// A name; of a directory, with its number.
+    type Name = (&'static [u8], Option<u64>);
+
+    /// A folder in memory: directories by number with their names.
+    struct Tree(Vec<(u64, Vec<Name>)>);
 
     impl Names for Tree {
         fn names_in(&self, dir: u64, after: u64, limit: usize) -> Result<Vec<NameEntry>, ReplicaError> {
