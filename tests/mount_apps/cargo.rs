@@ -15,8 +15,8 @@ fn source(name: &str) -> PathBuf {
         .unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cargo"));
     let lock = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock")).unwrap();
     // The newest where there are several: they are in ascending order.
-    let versions = lock.split(&format!("name = \"{name}\"\nversion = \"")).skip(1);
-    let version = versions.last().unwrap().split('"').next().unwrap();
+    let before = format!("name = \"{name}\"\nversion = \"");
+    let version = lock.split(&before).skip(1).last().unwrap().split('"').next().unwrap();
     let registries = fs::read_dir(home.join("registry/src")).unwrap().flatten();
     let mut found = registries.map(|registry| registry.path().join(format!("{name}-{version}")));
     found.find(|path| path.exists()).unwrap_or_else(|| panic!("{name} {version} is not unpacked in cargo's registry"))
