@@ -107,7 +107,7 @@ fn a_file_that_never_gets_a_name_is_gone_when_it_is_closed() {
     let file = nameless(&alone.mnt, 0).unwrap();
     file.write_all_at(&pattern(5, 0, 12 << 20), 0).unwrap();
     // Full chunks are sealed at once: they wait in the spool, and nobody waits for them.
-    let mut clone = File::options().read(true).write(true).create(true).open(alone.mnt.join("clone")).unwrap();
+    let mut clone = File::create_new(alone.mnt.join("clone")).unwrap();
     wait_for("chunks to be sealed", SOON, || spooled(&alone).len() >= 3);
     alone.alice.sync();
     assert!(spooled(&alone).len() >= 3);
