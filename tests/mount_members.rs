@@ -205,7 +205,15 @@ fn a_guests_folder_goes_when_the_time_is_over() {
     let all = carol.mount_all();
     team.alice.ok(&["member", "add", "acme", &carol.account, "--role", "guest", "--can", "edit", "--expires", "6s"]);
     wait_for("the guest's folder", SOON, || all.join("acme").is_dir());
-    assert!(team.alice.ok(&["member", "list", "acme"]).contains("guest-editor, "));
+    let list = team.alice.ok(&["member", "list", "acme"]);
+    assert!(list.contains("HISTORY") && list.contains("guest-editor, "), "{list}");
+    let granted: Vec<serde_json::Value> = json(&team.alice.ok(&["member", "list", "acme", "--json"]))
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|member| member["history"].clone())
+        .collect();
+    assert_eq!(granted, ["full", "full", "none"]);
     assert!(carol.ok(&["status"]).contains("seconds left"));
     fs::write(all.join("acme/note"), b"hello").unwrap();
     wait_for("its end", SOON, || fs::read_dir(&all).unwrap().count() == 0);
@@ -239,6 +247,10 @@ fn bad_input_is_refused_with_the_next_step_and_changes_nothing() {
         (&["member", "role", "acme", me, "--role", "viewer"], 5, "folder transfer"),
         (&["folder", "leave", "acme"], 5, "folder transfer"),
         (&["folder", "transfer", "acme", "dora"], 5, "member list"),
+        (&["member", "add", "acme", &nobody, "--history", "since=2999-01-01"], 2, "future"),
+        (&["accept", "kegfs://nowhere"], 2, "link"),
+        (&["access", "acme/nothing"], 1, "nothing"),
+        (&["verify", "--folder", "acme", "--seen", "many words"], 2, "twelve words"),
         (&["rotate", "nothing"], 1, "folder list"),
         (&["recover", "nothing", "/tmp"], 2, "kegfs recover"),
     ];

@@ -4,12 +4,12 @@
 mod sync_support;
 
 use kegfs::api::AccountEntries;
-use kegfs::format::{OpKind, Role, SignedAccountEntry, Trust};
+use kegfs::format::{AccountChange, AccountEntry, OpKind, Role, SignedAccountEntry, Trust};
 use kegfs::keg::ROOT_INO;
-use kegfs::keyring::{AccountLog, DeviceSecrets};
+use kegfs::keyring::{AccountLog, DeviceSecrets, InviteSecret};
 use kegfs::remote::{Call, Fault};
 use kegfs::replica::{Activity, Happening};
-use kegfs::sync::{End, Folder, History, SyncError};
+use kegfs::sync::{End, Folder, History, Invitation, SyncError};
 use kegfs::sys::clock;
 use sync_support::*;
 
@@ -52,6 +52,7 @@ fn every_member_has_the_same_log_of_what_happened_and_keeps_it() {
             expires_ms: None,
             reads_from: 0,
             since: false,
+            invite: None,
         },
         Happening::Added {
             account: carol.id,
@@ -60,6 +61,7 @@ fn every_member_has_the_same_log_of_what_happened_and_keeps_it() {
             expires_ms: Some(end),
             reads_from: 1,
             since: false,
+            invite: None,
         },
         Happening::Rotated { epoch: 1 },
         Happening::Role { account: bob, name, from: Role::Editor, role: Role::Admin, expires_ms: None },
@@ -426,4 +428,97 @@ fn a_persons_devices_know_whom_each_of_them_has_decided_about() {
     }
     laptop.compare("bob").unwrap();
     assert_eq!(laptop.account_entries(&pair.alice.id).unwrap().len(), before);
+}
+
+/// A session that began before the user key changed tells under the new one, and what was told under the old one is heard
+/// by who came later.
+#[test]
+fn contacts_are_told_and_heard_across_a_change_of_the_user_key() {
+    let pair = Pair::new();
+    let (carol, dave) = (Person::join(&pair.kegd, "carol"), Person::join(&pair.kegd, "dave"));
+    let laptop = pair.alice.session();
+    let phone = pair.alice.on_another_device("phone");
+    let tablet = pair.alice.on_another_device("tablet");
+    laptop.compare(&carol.id.to_string()).unwrap();
+    laptop.decide("carol", false).unwrap();
+    laptop.exchange_contacts().unwrap();
+    laptop.revoke_device("tablet").unwrap();
+    drop(tablet);
+    // Both sessions have the key of before in hand.
+    for (from, to, who) in [(phone.session(), laptop, &dave), (laptop, phone.session(), &pair.bob)] {
+        from.compare(&who.id.to_string()).unwrap();
+        from.decide(&who.id.to_string(), true).unwrap();
+        from.exchange_contacts().unwrap();
+        to.exchange_contacts().unwrap();
+    }
+    assert_eq!((trust_of(&pair.alice, dave.id), trust_of(&phone, pair.bob.id)), (Trust::Verified, Trust::Verified));
+    let generations: Vec<u32> = laptop
+        .account_entries(&pair.alice.id)
+        .unwrap()
+        .iter()
+        .filter_map(|entry| match AccountEntry::decode(&entry.entry).unwrap().change {
+            AccountChange::Contacts { generation, .. } => Some(generation),
+            _ => None,
+        })
+        .collect();
+    assert!(generations.contains(&0) && generations.ends_with(&[1]), "{generations:?}");
+    let watch = pair.alice.on_another_device("watch");
+    watch.session().exchange_contacts().unwrap();
+    for (account, trust) in [(carol.id, Trust::Rejected), (dave.id, Trust::Verified), (pair.bob.id, Trust::Verified)] {
+        assert_eq!(trust_of(&watch, account), trust);
+    }
+}
+
+#[test]
+fn invites_are_told_when_made_used_withdrawn_and_over() {
+    let pair = Pair::new();
+    let alice = pair.alice.session();
+    let make = |ends_ms| {
+        let secret = InviteSecret::random();
+        let gives = Invitation { role: Role::Viewer, ends_ms, expires_ms: None };
+        alice.invite(&pair.ours, secret.key(), secret.admission_hash(), gives).unwrap();
+        (secret.key().to_string()[..12].to_owned(), secret)
+    };
+    let (hour, short) = (now_ms() + 3_600_000, now_ms() + 2_000);
+    let (used, secret) = make(hour);
+    let (withdrawn, _) = make(hour);
+    let (over, _) = make(short);
+    alice.cancel_invite(&pair.ours, &withdrawn).unwrap();
+    let carol = Person::join(&pair.kegd, "carol");
+    carol.session().redeem(pair.ours.id(), &secret).unwrap();
+    for folder in [&pair.ours, &pair.theirs] {
+        eventually("all of it is told", || {
+            let what = happenings(folder);
+            let count = |wanted: Happening| what.iter().filter(|line| **line == wanted).count();
+            let made = Happening::Invited { invite: used.clone(), role: Role::Viewer, ends_ms: hour, expires_ms: None };
+            let came = |line: &&Happening| matches!(line, Happening::Added { account, invite: Some(invite), .. } if (*account, invite) == (carol.id, &used));
+            let ended = Happening::InviteEnded { invite: over.clone(), ends_ms: short };
+            let cancelled = Happening::InviteCancelled { invite: withdrawn.clone() };
+            (count(made), what.iter().filter(came).count(), count(cancelled), count(ended)) == (1, 1, 1, 1)
+        });
+    }
+}
+
+#[test]
+fn the_list_of_members_tells_how_much_of_the_past_each_reads() {
+    let pair = Pair::new();
+    let (carol, dave, erin) =
+        (Person::join(&pair.kegd, "carol"), Person::join(&pair.kegd, "dave"), Person::join(&pair.kegd, "erin"));
+    let alice = pair.alice.session();
+    alice.rotate(&pair.ours).unwrap();
+    let moment = now_ms();
+    alice.rotate(&pair.ours).unwrap();
+    alice.add_member_with(&pair.ours, carol.id, Role::Editor, History::None).unwrap();
+    alice.add_member_with(&pair.ours, dave.id, Role::Viewer, History::Since(moment)).unwrap();
+    alice.add_guest(&pair.ours, erin.id, false, now_ms() + 600_000).unwrap();
+    eventually("bob has it all", || pair.theirs.members().len() == 5);
+    for folder in [&pair.ours, &pair.theirs] {
+        let granted: Vec<(String, History)> =
+            folder.members().into_iter().map(|member| (member.name, member.history)).collect();
+        let [(_, alices), (_, bobs), (_, carols), (_, daves), (_, erins)] = granted.as_slice() else {
+            panic!("{granted:?}")
+        };
+        assert_eq!([alices, bobs, carols, erins], [&History::Full, &History::Full, &History::None, &History::None]);
+        assert!(matches!(daves, History::Since(ms) if *ms <= moment && *ms > moment - 60_000), "{daves:?} {moment}");
+    }
 }

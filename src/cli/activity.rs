@@ -56,21 +56,36 @@ fn kind(what: &Happening) -> &'static str {
         Happening::Retention { .. } => "retention",
         Happening::OverThinned { .. } => "over_thinned",
         Happening::ThinnedAhead { .. } => "thinned_ahead",
+        Happening::Invited { .. } => "invited",
+        Happening::InviteCancelled { .. } => "invite_cancelled",
+        Happening::InviteEnded { .. } => "invite_ended",
     }
 }
 
 fn text(what: &Happening) -> String {
     match what {
         Happening::Created => "created the folder".to_owned(),
-        Happening::Added { name, role, expires_ms, reads_from, since, .. } => {
+        Happening::Added { name, role, expires_ms, reads_from, since, invite, .. } => {
             let history = match (reads_from, since) {
                 (0, _) => "",
                 (_, true) => ", with a part of the history",
                 (_, false) => ", without the history",
             };
-            format!("added {name} as {}{history}", as_role(*role, *expires_ms))
+            let by = invite.as_ref().map_or_else(String::new, |invite| format!(", who came by the invite {invite}"));
+            format!("added {name} as {}{history}{by}", as_role(*role, *expires_ms))
         }
         Happening::Removed { name, .. } => format!("removed {name}"),
+        Happening::Invited { invite, role, ends_ms, expires_ms } => {
+            format!(
+                "made the invite {invite} for somebody as {}, good until {}",
+                as_role(*role, *expires_ms),
+                clock_time(*ends_ms)
+            )
+        }
+        Happening::InviteCancelled { invite } => format!("withdrew the invite {invite}"),
+        Happening::InviteEnded { invite, ends_ms } => {
+            format!("nobody has used the invite {invite}, which was good until {}", clock_time(*ends_ms))
+        }
         Happening::Left => "left the folder".to_owned(),
         Happening::Role { name, from, role, expires_ms, .. } if from == role => {
             format!("gave {name} another end: {}", as_role(*role, *expires_ms))
@@ -92,7 +107,7 @@ fn text(what: &Happening) -> String {
         Happening::Misbehaviour { what } => format!("the folder is frozen: {what}"),
         Happening::Ignored { reason } => format!("tried what counts for nothing: {reason}"),
         Happening::FalseLink { epoch } => format!(
-            "epoch {epoch} has a false link to what is older: members who join later do not read that; whoever began it did so on purpose"
+            "epoch {epoch} has a false link to what is older: members who join later do not read that until an admin's client, which has the older keys, has changed the key once more; whoever began it did so on purpose"
         ),
         Happening::FalseKey { epoch } => format!(
             "the key that you were given for epoch {epoch} is not the one that the log commits to: whoever began it shut you out; tell an owner, whose next change of the key mends that"

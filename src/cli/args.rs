@@ -338,6 +338,9 @@ pub struct VerifyArgs {
     /// Show the words for a folder as it is here
     #[arg(long, value_name = "FOLDER", conflicts_with = "contact")]
     pub folder: Option<String>,
+    /// Compare with what another member's `kegfs verify --folder` shows: the number of the entry and the words, in quotes
+    #[arg(long, value_name = "ENTRY WORDS", requires = "folder")]
+    pub seen: Option<String>,
 }
 
 /// `kegfs log`

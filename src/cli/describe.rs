@@ -4,10 +4,10 @@
 
 use std::sync::Arc;
 
-use super::control::{FolderInfo, FolderStatus, MemberInfo, Pending};
+use super::control::{FolderInfo, FolderStatus, HistoryWanted, MemberInfo, Pending};
 use super::unlocked::role_name;
 use super::{activity, locks};
-use crate::sync::{self, Folder};
+use crate::sync::{self, Folder, History};
 
 /// Warnings that `status` tells; the log has all.
 const WARNINGS: usize = 5;
@@ -50,6 +50,11 @@ pub fn member_info(member: &sync::Member) -> MemberInfo {
         name: member.name.clone(),
         role: role_name(member.role).to_owned(),
         expires_ms: member.expires_ms,
+        history: match member.history {
+            History::Full => HistoryWanted::Full,
+            History::None => HistoryWanted::None,
+            History::Since(ms) => HistoryWanted::SinceMs(ms),
+        },
         me: member.me,
     }
 }

@@ -111,7 +111,8 @@ impl Engine {
                 Ok(Response::Recovered { files, others })
             }
             Request::Verify { contact, same } => self.verify(contact.as_deref(), same),
-            Request::VerifyFolder { folder } => self.unlocked.folder_words(&folder),
+            Request::VerifyFolder { folder, seen: None } => self.unlocked.folder_words(&folder),
+            Request::VerifyFolder { folder, seen: Some(seen) } => self.unlocked.compare_folder(&folder, &seen),
             Request::Evidence { folder, to } => self.evidence(&folder, to.as_deref()),
             Request::Thaw { folder, anew } => self.thaw(&folder, anew),
             Request::Access { folder, path } => self.unlocked.access(&folder, &path).map(Response::Access),

@@ -8,7 +8,9 @@ use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
-use super::control::{ConflictLine, FolderInfo, FolderStatus, KeptInfo, MemberInfo, Pending, RecoveredFile, Status};
+use super::control::{
+    ConflictLine, FolderInfo, FolderStatus, HistoryWanted, KeptInfo, MemberInfo, Pending, RecoveredFile, Status,
+};
 use super::failure::{Code, Failure};
 
 /// Where and how to print.
@@ -152,9 +154,18 @@ pub fn folders(folders: &[FolderInfo]) -> String {
 pub fn members(members: &[MemberInfo]) -> String {
     let rows = members.iter().map(|member| {
         let me = if member.me { " (you)" } else { "" };
-        [format!("{}{me}", harmless(&member.name)), role(member), member.account.clone()]
+        [format!("{}{me}", harmless(&member.name)), role(member), history(member), member.account.clone()]
     });
-    table(["NAME", "ROLE", "ACCOUNT"], rows)
+    table(["NAME", "ROLE", "HISTORY", "ACCOUNT"], rows)
+}
+
+/// How much of the past a member reads.
+fn history(member: &MemberInfo) -> String {
+    match member.history {
+        HistoryWanted::Full => "all".to_owned(),
+        HistoryWanted::None => "none".to_owned(),
+        HistoryWanted::SinceMs(ms) => format!("since {}", clock_time(ms)),
+    }
 }
 
 /// A member's role, a guest's with the time that is left.
@@ -319,8 +330,8 @@ const ROTATION_DUE: &str = "a member or device is gone: the key changes as soon 
 fn freshness(folder: &FolderStatus) -> String {
     match (folder.online, folder.stale_since_ms) {
         (true, _) => format!("up to date with the server, which said so at {}", clock_time(folder.complete_ms)),
-        (false, Some(since)) => format!("offline, as of {}", clock_time(since)),
-        (false, None) => "offline".to_owned(),
+        (false, Some(since)) => format!("not up to date: stale since {}", clock_time(since)),
+        (false, None) => "not up to date".to_owned(),
     }
 }
 

@@ -269,7 +269,8 @@ impl Unlocked {
             locks::ask(folder, &mut status);
             status
         };
-        self.session.folders().iter().chain(&self.session.waiting()).map(asked).collect()
+        let shown = self.session.folders();
+        shown.iter().chain(&self.session.waiting()).chain(&self.session.hidden()).map(asked).collect()
     }
 
     /// Whether the server is reachable now.

@@ -28,7 +28,7 @@ pub use hashes::{account_entry_hash, chain, db_id, device_id, entry_hash};
 pub use identity::{DeviceSecrets, Identity, UserKeySeed};
 pub use invite::{InviteSecret, is_proven};
 pub use recipients::{Recipient, RecipientsError};
-pub use secrets::{EpochSecrets, KeyRing, KeyRingError, box_leaf, grant, new_epoch, new_epoch_for};
+pub use secrets::{EpochSecrets, KeyRing, KeyRingError, box_leaf, grant, new_epoch, new_epoch_for, new_epoch_mending};
 pub use since::grant_since;
 pub use standing::{Epoch, Member, OpenInvite};
 pub use verdict::{Advanced, Misbehaviour, Reason, Verdict};

@@ -4,7 +4,7 @@
 //! box holds `s_e ‖ h_e` (full history) or `s_e` alone. The back-link of `e` seals `s_{e-1} ‖ h_{e-1}` under a key
 //! derived from `h_e`, so who has `h_e` has every epoch before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use minicbor::{Decode, Encode};
 use zeroize::{Zeroize, Zeroizing};
@@ -107,6 +107,11 @@ fn box_info(start: &NewEpoch, account: &AccountId, generation: u32) -> Vec<u8> {
     .concat()
 }
 
+/// `s_e ‖ h_e`.
+const PAYLOAD_BYTES: usize = 64;
+/// A back-link has room for 28.
+const BRIDGED_MAX: usize = 16;
+
 fn back_link_key(history: &Key) -> Key {
     kdf::derive(labels::KEY_BACK_LINK, &[history.as_bytes()])
 }
@@ -143,14 +148,36 @@ pub fn new_epoch_for(
     previous: Option<&EpochSecrets>,
     recipients: &[Recipient],
 ) -> Result<(NewEpoch, Vec<KeyBox>, EpochSecrets), KeyRingError> {
+    new_epoch_mending(previous, &[], recipients)
+}
+
+/// The same with a back-link that also leads to `bridged`, below false links on the way ([`KeyRing::to_mend`]).
+///
+/// # Errors
+/// As [`new_epoch_for`]; also if one of `bridged` lacks its history secret.
+pub fn new_epoch_mending(
+    previous: Option<&EpochSecrets>,
+    bridged: &[&EpochSecrets],
+    recipients: &[Recipient],
+) -> Result<(NewEpoch, Vec<KeyBox>, EpochSecrets), KeyRingError> {
     debug_assert!(recipients.is_sorted_by_key(|recipient| recipient.account));
     let epoch = previous.map_or(0, |previous| previous.epoch + 1);
     let secrets = EpochSecrets::random(epoch);
     let history = secrets.history.as_ref().ok_or(KeyRingError::NoHistory)?;
     let (content_commitment, history_commitment) = secrets.commitments().ok_or(KeyRingError::NoHistory)?;
     let back_link = match previous {
-        Some(previous) if previous.history.is_none() => return Err(KeyRingError::NoHistory),
-        Some(previous) => Some(aead::seal(&back_link_key(history), &epoch.to_be_bytes(), &previous.payload())),
+        Some(previous) => {
+            if previous.history.is_none() || bridged.iter().any(|secrets| secrets.history.is_none()) {
+                return Err(KeyRingError::NoHistory);
+            }
+            let mut plain = Zeroizing::new(Vec::with_capacity(PAYLOAD_BYTES + (4 + PAYLOAD_BYTES) * bridged.len()));
+            plain.extend_from_slice(&previous.payload());
+            for secrets in bridged {
+                plain.extend_from_slice(&secrets.epoch.to_be_bytes());
+                plain.extend_from_slice(&secrets.payload());
+            }
+            Some(aead::seal(&back_link_key(history), &epoch.to_be_bytes(), &plain))
+        }
         None => None,
     };
     let mut start = NewEpoch {
@@ -170,6 +197,28 @@ pub fn new_epoch_for(
     let boxes: Vec<_> = recipients.iter().map(seal).collect();
     start.boxes_root = merkle::root(&boxes.iter().map(box_leaf).collect::<Vec<_>>());
     Ok((start, boxes, secrets))
+}
+
+/// What the back-link of the epoch that `start` began leads to: the secrets of the epoch before, then those that it bridges
+/// to; each of them what the log commits to.
+fn open_link(start: &NewEpoch, history: &Key, epochs: &[super::Epoch]) -> Result<Vec<EpochSecrets>, KeyRingError> {
+    let start_of = |number: u32| epochs.iter().map(|epoch| &epoch.start).find(|start| start.epoch == number);
+    let before = start.epoch.checked_sub(1).and_then(start_of).ok_or(KeyRingError::NotInLog)?;
+    let link = start.back_link.as_ref().ok_or(KeyRingError::NotInLog)?;
+    let plain = aead::open(&back_link_key(history), &start.epoch.to_be_bytes(), link)?;
+    let malformed = KeyRingError::Crypto(CryptoError::Malformed("back-link"));
+    // One that leads to the content secret only may stand alone.
+    let first_bytes = plain.len().min(PAYLOAD_BYTES);
+    let (first, mut rest) = plain.split_at_checked(first_bytes).ok_or(malformed)?;
+    let mut secrets = vec![EpochSecrets::from_payload(before, first)?];
+    while let Some((number, after)) = rest.split_first_chunk::<4>() {
+        let malformed = KeyRingError::Crypto(CryptoError::Malformed("back-link"));
+        let (payload, after) = after.split_at_checked(PAYLOAD_BYTES).ok_or(malformed)?;
+        let bridged = start_of(u32::from_be_bytes(*number)).filter(|it| it.epoch < start.epoch);
+        secrets.push(EpochSecrets::from_payload(bridged.ok_or(KeyRingError::Commitment)?, payload)?);
+        rest = after;
+    }
+    if rest.is_empty() { Ok(secrets) } else { Err(KeyRingError::Crypto(CryptoError::Malformed("back-link"))) }
 }
 
 /// Boxes the current epoch, with full history, to a newcomer.
@@ -256,32 +305,50 @@ impl KeyRing {
         self.follow_back_links(start.epoch, epochs)
     }
 
-    /// The epoch whose back-link the last [`Self::open_box`] found to be false: whoever started it cut off those who join
-    /// later. The user is to be told. Another rotation does not mend it: the way back from there leads through
-    /// this link. Who is to read what is older can be granted the earlier epochs one by one.
+    /// The epoch whose back-link the last [`Self::open_box`] found to be false and not mended: whoever started it cut off
+    /// those who join later. The user is to be told; who administers and has the older secrets mends it ([`Self::to_mend`]).
     pub fn false_back_link(&self) -> Option<u32> {
         self.false_link
     }
 
+    /// Epochs to which the next back-link has to lead besides the current one, because the links to them are false and
+    /// nobody's next one has led there yet; of those whose secrets are here. Costs one opening for each epoch of the log.
+    pub fn to_mend(&self, epochs: &[super::Epoch]) -> Vec<&EpochSecrets> {
+        let (mut reached, mut mend) = (BTreeSet::new(), Vec::new());
+        for (above, below) in epochs.iter().zip(epochs.iter().skip(1)).rev().map(|(below, above)| (above, below)) {
+            let (epoch, before) = (above.start.epoch, below.start.epoch);
+            let Some(history) = self.epochs.get(&epoch).and_then(|secrets| secrets.history.as_ref()) else { continue };
+            match open_link(&above.start, history, epochs) {
+                Ok(secrets) => reached.extend(secrets.iter().map(|secrets| secrets.epoch)),
+                Err(_) if reached.contains(&before) => {}
+                Err(_) => mend.extend(self.epochs.get(&before).filter(|secrets| secrets.history.is_some())),
+            }
+        }
+        mend.truncate(BRIDGED_MAX);
+        mend
+    }
+
     fn follow_back_links(&mut self, from: u32, epochs: &[super::Epoch]) -> Result<(), KeyRingError> {
-        let mut epoch = from;
+        let (mut epoch, mut bridged) = (from, BTreeSet::new());
         while let Some(before) = epoch.checked_sub(1) {
             let known = self.epochs.get(&before).is_some_and(|secrets| secrets.history.is_some());
             let Some(history) = self.epochs.get(&epoch).and_then(|secrets| secrets.history.as_ref()) else { break };
-            let start_of = |number: u32| epochs.iter().map(|epoch| &epoch.start).find(|start| start.epoch == number);
-            let (Some(start), Some(start_before)) = (start_of(epoch), start_of(before)) else {
-                return Err(KeyRingError::NotInLog);
-            };
-            let link = start.back_link.as_ref().ok_or(KeyRingError::NotInLog)?;
-            let payload = aead::open(&back_link_key(history), &epoch.to_be_bytes(), link);
-            let secrets = payload.map_err(KeyRingError::from);
-            let secrets = secrets.and_then(|payload| EpochSecrets::from_payload(start_before, &payload));
-            let Ok(secrets) = secrets else {
-                self.false_link = Some(epoch);
-                break;
-            };
-            self.insert(secrets);
-            if known {
+            let start = epochs.iter().map(|known| &known.start).find(|start| start.epoch == epoch);
+            match open_link(start.ok_or(KeyRingError::NotInLog)?, history, epochs) {
+                Ok(secrets) => {
+                    bridged.extend(secrets.iter().skip(1).map(|secrets| secrets.epoch));
+                    secrets.into_iter().for_each(|secrets| self.insert(secrets));
+                }
+                Err(KeyRingError::NotInLog) => return Err(KeyRingError::NotInLog),
+                // A later link has led past this one.
+                Err(_) if bridged.contains(&before) => {}
+                Err(_) => {
+                    self.false_link = Some(epoch);
+                    break;
+                }
+            }
+            // The rest of the way was gone before.
+            if known && !bridged.contains(&before) {
                 break;
             }
             epoch = before;

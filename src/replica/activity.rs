@@ -73,6 +73,9 @@ pub enum Happening {
         /// That epoch is an earlier one than the one that began with them.
         #[n(5)]
         since: bool,
+        /// The invite that they came by.
+        #[n(6)]
+        invite: Option<String>,
     },
     /// Somebody was removed.
     #[n(2)]
@@ -261,6 +264,39 @@ pub enum Happening {
         #[n(0)]
         ahead_s: u64,
     },
+    /// The actor has made an invite.
+    #[n(21)]
+    Invited {
+        /// How people call it: the first characters of its key.
+        #[n(0)]
+        invite: String,
+        /// As what the newcomer joins.
+        #[n(1)]
+        role: Role,
+        /// Until when it can be used, milliseconds since 1970 UTC.
+        #[n(2)]
+        ends_ms: i64,
+        /// Guests: end of membership, milliseconds since 1970 UTC.
+        #[n(3)]
+        expires_ms: Option<i64>,
+    },
+    /// The actor has withdrawn an invite.
+    #[n(22)]
+    InviteCancelled {
+        /// See [`Self::Invited`].
+        #[n(0)]
+        invite: String,
+    },
+    /// Nobody has used an invite in its time; noticed by this machine's clock.
+    #[n(23)]
+    InviteEnded {
+        /// See [`Self::Invited`].
+        #[n(0)]
+        invite: String,
+        /// When, milliseconds since 1970 UTC.
+        #[n(1)]
+        ends_ms: i64,
+    },
 }
 
 impl Happening {
@@ -280,6 +316,9 @@ impl Happening {
             | Self::ThinnedAhead { .. }
             | Self::Altered { .. } => true,
             Self::Created
+            | Self::Invited { .. }
+            | Self::InviteCancelled { .. }
+            | Self::InviteEnded { .. }
             | Self::Added { .. }
             | Self::Removed { .. }
             | Self::Left

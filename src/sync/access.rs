@@ -322,7 +322,7 @@ mod tests {
                     Step::Add(who, history) => {
                         let reads_from = if *history { 0 } else { epoch + 1 };
                         let role = Role::Viewer;
-                        line(seq, 0, Happening::Added { account: account(*who), name: name(*who), role, expires_ms: None, reads_from, since: false });
+                        line(seq, 0, Happening::Added { account: account(*who), name: name(*who), role, expires_ms: None, reads_from, since: false, invite: None });
                         hands.members.insert(*who);
                         hands.joined.insert(*who, seq);
                         let keys = if *history { (0..=epoch).collect() } else { BTreeSet::new() };

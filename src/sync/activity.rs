@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::accounts::Accounts;
-use crate::format::{AccountId, Membership, MembershipChange};
+use crate::format::{AccountId, InviteKey, Membership, MembershipChange};
 use crate::keyring::{AccountLogs, Advanced, FolderState, Reason, Verdict};
 use crate::replica::{Activity, Happening};
 
@@ -91,6 +91,7 @@ fn membership(author: &AccountId, body: &Membership, before: &FolderState, accou
                 None => body.new_epoch.as_ref().map_or(0, |start| start.epoch),
             },
             since: false,
+            invite: None,
         },
         MembershipChange::AddSince { account, role, first, .. } => Happening::Added {
             account: *account,
@@ -99,6 +100,7 @@ fn membership(author: &AccountId, body: &Membership, before: &FolderState, accou
             expires_ms: None,
             reads_from: *first,
             since: true,
+            invite: None,
         },
         MembershipChange::Remove { account } if account == author => Happening::Left,
         MembershipChange::Remove { account } => Happening::Removed { account: *account, name: name(account) },
@@ -123,12 +125,25 @@ fn membership(author: &AccountId, body: &Membership, before: &FolderState, accou
                     None => body.new_epoch.as_ref().map_or(0, |start| start.epoch),
                 },
                 since: false,
+                invite: Some(invite_name(key)),
             }
         }
         MembershipChange::Retention { rule } => Happening::Retention { rule: *rule },
-        // That somebody comes by it is the news.
-        MembershipChange::Invite { .. } | MembershipChange::CancelInvite { .. } => return None,
+        MembershipChange::Invite { key, role, ends_ms, expires_ms } => {
+            Happening::Invited { invite: invite_name(key), role: *role, ends_ms: *ends_ms, expires_ms: *expires_ms }
+        }
+        MembershipChange::CancelInvite { key } => Happening::InviteCancelled { invite: invite_name(key) },
     })
+}
+
+/// By how many characters of its key people call an invite.
+const INVITE_CHARS: usize = 12;
+
+/// How people call an invite.
+pub(super) fn invite_name(key: &InviteKey) -> String {
+    let mut name = key.to_string();
+    name.truncate(INVITE_CHARS);
+    name
 }
 
 /// Not what honest clients do who were overtaken by somebody else's change.

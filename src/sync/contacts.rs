@@ -15,13 +15,14 @@
 //! was verified has signed it. It is told.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::accounts::Accounts;
 use super::session::CALL_DEADLINE;
 use super::status::now_ms;
 use super::{Folder, Session, SyncError};
 use crate::crypto::compare::Code;
-use crate::format::{AccountId, Contact, Head, SignedAccountEntry, Trust};
+use crate::format::{AccountId, ChainHash, Contact, Head, SignedAccountEntry, Trust};
 use crate::keyring::{AccountLog, AccountLogs};
 
 /// A contact, and the words to compare with it.
@@ -33,6 +34,20 @@ pub struct Comparison {
     pub words: Vec<&'static str>,
     /// It was verified, and its keys have changed since, by its own devices.
     pub new_keys: bool,
+}
+
+/// What becomes of comparing a folder with what another member has seen of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// Both have seen the same up to there.
+    Same,
+    /// There is another entry here.
+    Other,
+    /// The server has not given that much to this device.
+    HeldBack {
+        /// The newest entry here.
+        here: u64,
+    },
 }
 
 /// The words for a folder's newest verified position.
@@ -254,6 +269,23 @@ impl Folder {
     pub fn words(&self) -> FolderWords {
         let Head { seq, chain } = self.replica.mark();
         FolderWords { seq, words: Code::of_folder(self.id().as_bytes(), seq, chain.as_bytes()).words().to_vec() }
+    }
+
+    /// Compares with the words that another member sees for entry `seq`. From then on this device knows that there is one:
+    /// as long as the server does not give it, the folder is not up to date, and the user is told.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn compare_with(&self, seq: u64, words: &str) -> Result<Seen, SyncError> {
+        let here = self.replica.mark().seq;
+        if seq > here {
+            self.announced.fetch_max(seq, Ordering::AcqRel);
+            self.follow.notify_one();
+            return Ok(Seen::HeldBack { here });
+        }
+        let chain = self.replica.chain_at(seq)?.unwrap_or(ChainHash::ZERO);
+        let ours = Code::of_folder(self.id().as_bytes(), seq, chain.as_bytes()).words().join(" ");
+        Ok(if ours == words { Seen::Same } else { Seen::Other })
     }
 
     /// Members to whom this device seals nothing until the user has decided: account, name, why.

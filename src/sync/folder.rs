@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::accounts::Accounts;
 use super::event::{Event, Hub};
 use super::fetch::{Fetcher, deadline};
+use super::letters::Mark;
 use super::locks::Locks;
 use super::member::Command;
 use super::newborn::Newborns;
@@ -51,7 +52,7 @@ pub(super) struct Shared {
     /// The account's log says that this device was revoked.
     pub revoked: AtomicBool,
     /// What another device knew of folders when it let this one in: less is not accepted (THREATS row 31).
-    pub floors: HashMap<DbId, Head>,
+    pub floors: HashMap<DbId, Mark>,
     pub cache_bytes: u64,
     /// The profile's directory.
     pub profile: PathBuf,
@@ -206,9 +207,12 @@ impl Folder {
         self.device
     }
 
-    /// The folder's name; its shortened id until the log has named it.
+    /// The folder's name; until the log has named it, the one that the device knew which let this one in, or its shortened
+    /// id.
     pub fn name(&self) -> String {
-        self.replica.view().folder_name().unwrap_or_else(|| format!("folder-{}", &self.id.to_string()[..8]))
+        let told = || self.shared.floors.get(&self.id).map(|mark| mark.name.clone());
+        let id = || format!("folder-{}", &self.id.to_string()[..8]);
+        self.replica.view().folder_name().or_else(told).unwrap_or_else(id)
     }
 
     /// The log has given the folder its name: everything up to there is applied.

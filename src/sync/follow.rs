@@ -41,7 +41,7 @@ impl Folder {
                     let owes = announced > self.replica.mark().seq;
                     if owes && unmet.replace(announced) == Some(announced) {
                         // Asked for twice: it is announced, and there is nothing.
-                        let why = format!("the server announces entry {announced} and does not give it");
+                        let why = format!("there is an entry {announced}, and the server does not give it");
                         self.link.lost(Some(why.clone()));
                         self.note_stall(&mut failures, live, &why);
                         let pause = backoff.next();
@@ -128,7 +128,7 @@ impl Folder {
         let mut after = self.replica.mark().seq;
         let mut page = self.page(after).await?;
         loop {
-            let floor = self.shared.floors.get(&self.id()).map_or(0, |floor| floor.seq);
+            let floor = self.shared.floors.get(&self.id()).map_or(0, |floor| floor.head.seq);
             if page.head_seq < floor.max(after) && page.head_seq >= after {
                 let what = format!(
                     "the server shows a log of {} entries, and your other device had seen {floor} when it let this one in",

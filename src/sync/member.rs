@@ -17,7 +17,7 @@ use crate::format::{
 };
 use crate::keyring::{
     AccountLog, AccountLogs, EpochSecrets, Position, Reason, RecipientsError, Verdict, grant, grant_since,
-    new_epoch_for,
+    new_epoch_mending,
 };
 
 /// How often a change is signed anew because the log has grown meanwhile. Each time somebody else got on.
@@ -232,7 +232,9 @@ impl Folder {
             let current = verified.ring.epoch(epoch.start.epoch).map_err(SyncError::from)?;
             let recipients = verified.state.recipients(&wanted, &*self.accounts)?;
             recipients.iter().try_for_each(|recipient| self.accounts.check_trusted(&recipient.account))?;
-            let (start, sealed, fresh) = new_epoch_for(Some(current), &recipients).map_err(SyncError::from)?;
+            let bridged = verified.ring.to_mend(verified.state.epochs());
+            let made = new_epoch_mending(Some(current), &bridged, &recipients);
+            let (start, sealed, fresh) = made.map_err(SyncError::from)?;
             (new_epoch, secrets, boxes) = (Some(start), Some(fresh), sealed);
         }
         if let Change::Add { newcomer, .. } = change {

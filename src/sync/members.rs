@@ -1,5 +1,6 @@
 //! Members of a folder: who they are, and the changes that a user asks for.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use super::session::CALL_DEADLINE;
 use super::status::now_ms;
 use super::{Folder, Session, SyncError};
 use crate::format::{AccountId, Role};
-use crate::keyring::AccountLogs;
+use crate::keyring::{AccountLogs, FolderState};
 
 /// How long leaving waits for what is not on the server yet; the rest is kept beside the profile.
 const LAST_UPLOAD: Duration = Duration::from_secs(20);
@@ -38,6 +39,8 @@ pub struct Member {
     pub role: Role,
     /// Guests: end of membership, milliseconds since 1970 UTC.
     pub expires_ms: Option<i64>,
+    /// How much of the folder's past the member has the keys of.
+    pub history: History,
     /// This is the user.
     pub me: bool,
 }
@@ -51,7 +54,14 @@ impl Folder {
             log.map_or_else(|| account.to_string(), |log| log.name().to_owned())
         };
         let standing = self.replica.standing();
+        let state = FolderState::from_bytes(&standing.state, self.replica.mark(), HashMap::new()).ok();
+        let history = |account: &AccountId| match &state {
+            Some(state) => self.history_of(state, account),
+            // Before the first entry.
+            None => History::Full,
+        };
         let member = |member: &crate::replica::MemberInfo| Member {
+            history: history(&member.account),
             account: member.account,
             name: named(&member.account),
             role: member.role,
@@ -61,6 +71,20 @@ impl Folder {
         let mut members: Vec<_> = standing.members.iter().map(member).collect();
         members.sort_by(|one, other| (&one.name, one.account).cmp(&(&other.name, other.account)));
         members
+    }
+}
+
+impl Folder {
+    /// From what epoch on a member reads, as it was granted.
+    fn history_of(&self, state: &FolderState, account: &AccountId) -> History {
+        let Some(member) = state.members().get(account) else { return History::None };
+        let Some(first) = member.since else { return if member.history { History::Full } else { History::None } };
+        let began = state.epochs().iter().find(|epoch| epoch.start.epoch == first).map_or(0, |epoch| epoch.seq);
+        if began >= member.joined_seq {
+            return History::None;
+        }
+        let began_ms = self.replica.view().log_line(began).ok().flatten().map_or(0, |line| line.created_ms);
+        History::Since(began_ms)
     }
 }
 

@@ -50,7 +50,7 @@ mod verify;
 mod vouch;
 
 pub use access::{Access, End, Reader, Version};
-pub use contacts::{Comparison, FolderWords};
+pub use contacts::{Comparison, FolderWords, Seen};
 pub use error::{FetchError, SyncError};
 pub use event::Event;
 pub use evidence::{Evidence, Kept};

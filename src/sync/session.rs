@@ -95,7 +95,7 @@ impl Session {
         if let Some(error) = super::own::revocation(&own, &device) {
             return Err(error);
         }
-        let floors = super::join::stored_marks(&store)?.into_iter().map(|mark| (mark.db, mark.head)).collect();
+        let floors = super::join::stored_marks(&store)?.into_iter().map(|mark| (mark.db, mark)).collect();
         let (departures, departing) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             author: Author::new(&identity),
@@ -193,6 +193,13 @@ impl Session {
     pub fn waiting(&self) -> Vec<Arc<Folder>> {
         let folders = self.inner.folders.read();
         folders.values().filter(|folder| folder.role().is_some() && !folder.is_ready()).map(Arc::clone).collect()
+    }
+
+    /// The folders of which nothing is shown because the server was caught before they were complete, as a new device may
+    /// find it: [`Folder::frozen`] says why.
+    pub fn hidden(&self) -> Vec<Arc<Folder>> {
+        let folders = self.inner.folders.read();
+        folders.values().filter(|folder| folder.frozen().is_some() && folder.role().is_none()).map(Arc::clone).collect()
     }
 
     /// The folder with this name or id.

@@ -1,6 +1,6 @@
 //! What the client of an admin or owner does unasked, so that who should not read does not: new epochs after somebody
-//! left or lost a device, the removal of guests whose time is over, and a new epoch now and then. And they let in who
-//! proves to hold an invite, and thin out the past.
+//! left or lost a device, the removal of guests whose time is over, a new epoch now and then, and one whose back-link leads
+//! past a false one. And they let in who proves to hold an invite, and thin out the past.
 //!
 //! Every admin's client sees the same and one is enough. They take turns, by a rank that the log gives them; who comes
 //! second finds it done.
@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::activity::invite_name;
 use super::backoff::Backoff;
 use super::member::Change;
 use super::status::now_ms;
@@ -16,6 +17,7 @@ use super::verify::Verified;
 use super::{Folder, SyncError};
 use crate::format::AccountId;
 use crate::keyring::AccountLogs;
+use crate::replica::Happening;
 use crate::sys::random;
 
 /// Between the turns of two admins: longer than a rotation of a large folder takes to be seen by the next.
@@ -38,6 +40,7 @@ impl Folder {
     pub(super) async fn run_steward(self: Arc<Self>) {
         let (mut backoff, mut lies) = (Backoff::default(), HashSet::new());
         loop {
+            let next_end = self.note_ended_invites().await;
             let pause = match self.duty().await {
                 Ok((duty, turn)) => {
                     tokio::time::sleep(turn).await;
@@ -74,8 +77,22 @@ impl Folder {
                 },
             };
             // Woken by every change of the membership; a pause is then cut short.
-            let _ = tokio::time::timeout(pause, self.duties.notified()).await;
+            let _ = tokio::time::timeout(pause.min(next_end), self.duties.notified()).await;
         }
+    }
+
+    /// Notes invites that nobody has used in their time, once each; returns how long until the next may be over.
+    async fn note_ended_invites(&self) -> Duration {
+        let (now, mut ended, mut next) = (now_ms(), Vec::new(), i64::MAX);
+        for (key, invite) in self.verified.lock().await.state.invites() {
+            if invite.ended_at(now) {
+                ended.push(Happening::InviteEnded { invite: invite_name(key), ends_ms: invite.ends_ms });
+            } else {
+                next = next.min(invite.ends_ms.saturating_sub(now).saturating_add(1));
+            }
+        }
+        ended.into_iter().for_each(|what| self.note_once(what));
+        LOOK.min(Duration::from_millis(next.unsigned_abs()))
     }
 
     /// What is to be done, and how long others go first; or when to look again.
@@ -145,7 +162,9 @@ fn due(verified: &Verified, now_ms: i64, began_ms: i64) -> Result<Change, Durati
         return Ok(Change::Expire { account: *account });
     }
     let age_ms = now_ms.saturating_sub(began_ms);
-    if state.rotation_due() || age_ms >= EPOCH_AGE_MS {
+    // A link of an epoch leads nowhere: who joins later would not read what is older.
+    let cut_off = !verified.ring.to_mend(state.epochs()).is_empty();
+    if state.rotation_due() || age_ms >= EPOCH_AGE_MS || cut_off {
         return Ok(Change::Rotate { after: state.epoch() });
     }
     let next_end = state.members().values().filter_map(|member| member.expires_ms).min();

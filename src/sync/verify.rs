@@ -231,7 +231,7 @@ impl Intake<'_> {
                 }
                 Err(misbehaviour) => return Ok(Taken::Caught(index, misbehaviour)),
             };
-            let floor = self.folder.shared.floors.get(&self.folder.id());
+            let floor = self.folder.shared.floors.get(&self.folder.id()).map(|mark| mark.head);
             if floor.is_some_and(|floor| floor.seq == advanced.seq && floor.chain != advanced.chain) {
                 return Ok(Taken::Caught(index, Misbehaviour::Fork { seq: advanced.seq }));
             }

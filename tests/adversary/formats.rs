@@ -312,7 +312,19 @@ fn row_33_downgrade_of_format_or_suite() {
     let refused = team.bob.look();
     assert!(matches!(refused, Err(kegfs::sync::SyncError::UpdateNeeded(suite)) if suite == SUITE + 1), "{refused:?}");
     assert_eq!((team.bob.folder.replica.mark(), team.bob.folder.frozen()), (mark, None));
+    team.bob.liar.nudge();
+    eventually("the status says what to do", || {
+        let status = team.bob.folder.status();
+        !status.online && status.last_error.is_some_and(|error| error.contains("pdate"))
+    });
+    // With a program that knows the entry, which here is the truth, it goes on; nothing is left of it.
     team.bob.liar.repent();
+    team.bob.liar.nudge();
+    write(&team.alice.folder, "newer.txt", b"after the update");
+    eventually("it goes on", || team.bob.folder.online() && read(&team.bob.folder, "newer.txt").is_some());
+    write(&team.bob.folder, "bobs.txt", b"and back");
+    team.settle();
+    assert_eq!(team.bob.folder.status().last_error, None);
     team.bob.liar.tell(Append(unknown[0].clone()));
     let why = team.bob.must_freeze();
     assert!(why.contains("suite"), "{why}");

@@ -102,6 +102,10 @@ fn row_31_stale_bootstrap_of_a_new_device() {
     let folder = phone.session().folder(&team.alice.folder.id().to_string()).unwrap();
     eventually("the folder is frozen", || folder.frozen().is_some_and(|why| why.contains("your other device")));
     assert!(!folder.writable() && read(&folder, "later.txt").is_none());
+    // It is not shown, and the status tells of it by the name that the old device knew, and why.
+    assert!(phone.session().folders().is_empty());
+    let hidden: Vec<_> = phone.session().hidden().iter().map(|folder| (folder.name(), folder.frozen())).collect();
+    assert!(hidden.len() == 1 && hidden[0].0 == "acme" && hidden[0].1.is_some(), "{hidden:?}");
 }
 
 /// As long as the one that the old device knew, and every entry of it is signed by a member.

@@ -221,6 +221,41 @@ fn row_04_split_rotation() {
     eventually("Bob is back", || team.bob.folder.name() == "split");
 }
 
+/// An admin cuts off from the past who joins later. Who has the older keys finds it, and leads past it.
+#[test]
+fn row_04_a_false_back_link_is_told_and_mended() {
+    let team = Team::new();
+    team.alice.session().set_role(&team.alice.folder, team.bob.id, Role::Admin, None).unwrap();
+    team.settle();
+    let shadow = Shadow::of(&team.kegd, &team.bob, &team.bob.folder);
+    let (start, _, secrets) = shadow.next_epoch(&MembershipChange::Rotate);
+    let start = NewEpoch { back_link: Some(vec![7; 104]), ..start };
+    let sealed: Vec<KeyBox> = shadow
+        .state
+        .members()
+        .keys()
+        .map(|account| if *account == team.bob.id { team.bob.identity() } else { team.alice.identity() })
+        .map(|identity| box_with(&start, &identity, &payload(&secrets)))
+        .collect();
+    let start = NewEpoch { boxes_root: merkle::root(&sealed.iter().map(box_leaf).collect::<Vec<_>>()), ..start };
+    shadow.post(&shadow.membership(MembershipChange::Rotate, Some(start)), &sealed).unwrap();
+    eventually("Alice is told", || {
+        let lines = team.alice.folder.activity(0, usize::MAX).unwrap();
+        lines.iter().any(|(_, line)| line.what == kegfs::replica::Happening::FalseLink { epoch: 1 })
+    });
+    eventually("an admin's client has led past it", || team.alice.folder.status().epoch == 2);
+    let carol = Guest::join(&team.kegd, "carol");
+    team.alice.session().add_member(&team.alice.folder, carol.person.id, Role::Editor).unwrap();
+    let hers = carol.person.folder("acme");
+    eventually("Carol has all there is", || hers.replica.mark() == team.alice.folder.replica.mark());
+    assert_eq!(tree(&hers), tree(&team.alice.folder), "what was written under the first key too");
+    let ring = KeyRing::from_bytes(&hers.replica.load_keyring().unwrap().unwrap()).unwrap();
+    assert!((0..=2).all(|epoch| ring.epoch(epoch).is_ok_and(|secrets| secrets.history.is_some())));
+    // Mended is mended.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(team.alice.folder.status().epoch, 2);
+}
+
 /// A device that the honest client of `who` has never had, in `who`'s account.
 pub fn second_device(kegd: &Kegd, who: &Person) -> Identity {
     let mine = who.identity();

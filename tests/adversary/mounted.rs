@@ -12,7 +12,7 @@ use crate::cheat::{Shadow, direct, name, wait};
 use crate::common::{Member, Server, Team, wait_for};
 use crate::content::noise;
 use crate::liar::{Asked, Liar};
-use crate::lies::{Blobs, Rollback};
+use crate::lies::{Blobs, Frozen, Rollback};
 
 const SOON: Duration = Duration::from_secs(60);
 const EIO: i32 = 5;
@@ -95,6 +95,59 @@ impl LiedTo {
         let url = liar.url.clone();
         Self { team: Team::on(dir, server, &url), liar }
     }
+}
+
+/// The server goes on talking to Bob, and shows him the folder as it was: nothing is announced and nothing is given.
+#[test]
+fn row_29_freeze_of_one_members_view() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let liar = Liar::before(SocketAddr::from(([127, 0, 0, 1], server.port)));
+    let mut alice = Member::create(dir.path(), "alice", &server.url(), &server.invite());
+    let mut bob = Member::create(dir.path(), "bob", &liar.url, &server.invite());
+    alice.ok(&["folder", "create", "acme"]);
+    alice.ok(&["member", "add", "acme", &bob.account]);
+    let (ours, theirs) = (alice.mount("acme"), bob.mount("acme"));
+    fs::write(ours.join("plan.txt"), "meet at noon").unwrap();
+    wait_for("Bob to see it", SOON, || fs::read(theirs.join("plan.txt")).is_ok_and(|text| text == b"meet at noon"));
+    alice.sync();
+    liar.tell(Frozen::new());
+    liar.nudge();
+    wait_for("the server to have chosen what it shows", SOON, || {
+        matches!(liar.asked().last(), Some(Asked::Entries { .. }))
+    });
+    fs::write(ours.join("plan.txt"), "meet at three").unwrap();
+    alice.sync();
+    // Nothing tells Bob's client. It claims no more than the server has said, with the time when it did.
+    let said = bob.ok(&["status"]);
+    assert!(said.contains("up to date with the server, which said so at") && !said.contains("in sync"), "{said}");
+    assert_eq!(fs::read(theirs.join("plan.txt")).unwrap(), b"meet at noon");
+    // Alice reads out what her device has, and Bob compares.
+    let hers: serde_json::Value = serde_json::from_str(&alice.ok(&["verify", "--folder", "acme", "--json"])).unwrap();
+    let hers = &hers["folder_words"];
+    let words: Vec<&str> = hers["words"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+    let seen = format!("{} {}", hers["seq"], words.join(" "));
+    let compared = bob.kegfs(&["verify", "--folder", "acme", "--seen", &seen]);
+    let message = String::from_utf8_lossy(&compared.stderr);
+    assert_eq!(compared.status.code(), Some(5), "{message}");
+    assert!(message.contains("holds back the rest"), "{message}");
+    // From then on the folder is stale, and says since when.
+    wait_for("the status to say so", SOON, || status(&bob)["folders"][0]["online"] == false);
+    let first = &status(&bob)["folders"][0];
+    assert!(first["stale_since_ms"].as_i64().is_some(), "{first}");
+    let text = bob.ok(&["status"]) + &fs::read_to_string(theirs.join(".keg/status")).unwrap();
+    assert_eq!(text.matches("stale since").count(), 2, "{text}");
+    assert!(!text.contains("up to date with the server"), "{text}");
+    wait_for("the log to tell it", SOON, || bob.ok(&["log", "acme"]).contains("does not come up to date"));
+    // The truth at last; and the same words.
+    liar.repent();
+    wait_for("Bob to read on", SOON, || fs::read(theirs.join("plan.txt")).is_ok_and(|text| text == b"meet at three"));
+    wait_for("the status to be well", SOON, || status(&bob)["folders"][0]["online"] == true);
+    let same = bob.ok(&["verify", "--folder", "acme", "--seen", &seen]);
+    assert!(same.starts_with("the same"), "{same}");
+    let other = format!("{} {}", hers["seq"], words.iter().rev().copied().collect::<Vec<_>>().join(" "));
+    let compared = bob.kegfs(&["verify", "--folder", "acme", "--seen", &other]);
+    assert!(String::from_utf8_lossy(&compared.stderr).contains("different folders"));
 }
 
 #[test]

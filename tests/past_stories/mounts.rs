@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::common::tree::digest;
-use super::common::{Team, wait_for};
+use super::common::{Member, Team, wait_for};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -190,4 +190,41 @@ fn wrong_requests_are_refused_with_the_next_step() {
         let output = team.bob.kegfs(&["restore", "acme", "--at", "seq-1", "--remove-later"]);
         String::from_utf8_lossy(&output.stderr).contains("ask an owner or admin")
     });
+}
+
+/// What was removed before the folder's key changed is not there any more for who came since; restoring makes it anew, for
+/// all.
+#[test]
+fn what_was_removed_before_a_change_of_the_key_comes_back_for_everybody() {
+    let mut team = Team::new();
+    let (alice, bob) = team.mount();
+    fs::create_dir(alice.join("docs")).unwrap();
+    fs::write(alice.join("docs/plan"), "the plan of before").unwrap();
+    fs::write(alice.join("note"), "a note").unwrap();
+    team.alice.sync();
+    wait_for("bob to see it", SOON, || fs::read(bob.join("docs/plan")).is_ok());
+    let before = fs::metadata(alice.join("docs/plan")).unwrap().ino();
+    let at = json(&team.alice.ok(&["history", "acme/docs/plan", "--json"]))[0]["version"].as_str().unwrap().to_owned();
+    fs::remove_dir_all(alice.join("docs")).unwrap();
+    fs::remove_file(alice.join("note")).unwrap();
+    team.alice.sync();
+    let mut carol = Member::create(team.dir.path(), "carol", &team.server.url(), &team.server.invite());
+    team.alice.ok(&["member", "add", "acme", &carol.account, "--history", "none"]);
+    let hers = carol.mount("acme");
+    assert!(!hers.join("docs").exists() && !hers.join("note").exists());
+    team.alice.ok(&["restore", "acme/docs", "--at", &at]);
+    team.alice.ok(&["trash", "acme", "--restore", "note"]);
+    for there in [&alice, &bob, &hers] {
+        wait_for("it is back", SOON, || {
+            fs::read(there.join("docs/plan")).is_ok_and(|text| text == b"the plan of before")
+                && fs::read(there.join("note")).is_ok_and(|text| text == b"a note")
+        });
+    }
+    assert_ne!(fs::metadata(alice.join("docs/plan")).unwrap().ino(), before, "another file with the same content");
+    // Its history begins with that, for who has none from before.
+    let history = json(&carol.ok(&["history", "acme/docs/plan", "--json"]));
+    assert_eq!(history.as_array().unwrap().iter().filter(|line| line.to_string().contains("content")).count(), 1);
+    // And it is theirs to work with.
+    fs::write(hers.join("docs/plan"), "carol's plan").unwrap();
+    wait_for("carol's version", SOON, || fs::read(bob.join("docs/plan")).is_ok_and(|text| text == b"carol's plan"));
 }

@@ -13,7 +13,7 @@ use super::unexpected;
 /// `verify`
 pub fn verify(args: VerifyArgs, backend: &mut Backend<'_>, output: Output) -> Result<(), Failure> {
     let request = match (args.folder, &args.contact) {
-        (Some(folder), _) => Request::VerifyFolder { folder },
+        (Some(folder), _) => Request::VerifyFolder { folder, seen: args.seen.clone() },
         (None, contact) => Request::Verify {
             contact: contact.clone(),
             same: match (args.accept, args.reject) {
@@ -28,6 +28,9 @@ pub fn verify(args: VerifyArgs, backend: &mut Backend<'_>, output: Output) -> Re
         Response::Contacts(contacts) => return output.show(contacts, &told::contacts(contacts)),
         Response::Compared(comparison) => told::comparison(comparison),
         Response::Decided(contact) => told::decided(contact),
+        Response::FolderWords { folder, seq, .. } if args.seen.is_some() => {
+            format!("the same: up to entry {seq} both have seen one and the same {}\n", output::harmless(folder))
+        }
         Response::FolderWords { folder, seq, words } => told::folder_words(folder, *seq, words),
         other => return Err(unexpected(other)),
     };

@@ -132,10 +132,13 @@ pub enum Request {
         /// The words are the same on the other side (or are not); they are only shown when missing.
         same: Option<bool>,
     },
-    /// The words for a folder's newest position.
+    /// The words for a folder's newest position, or for the one that another member has seen.
     VerifyFolder {
         /// Name or id of the folder.
         folder: String,
+        /// What another member sees: position and words.
+        #[serde(default)]
+        seen: Option<String>,
     },
     /// What is kept of the server's misbehaviour.
     Evidence {
@@ -491,6 +494,8 @@ pub struct MemberInfo {
     /// Guests: end of membership, Unix time in milliseconds.
     #[serde(default)]
     pub expires_ms: Option<i64>,
+    /// How much of the folder's past the member reads.
+    pub history: HistoryWanted,
     /// This account.
     #[serde(default)]
     pub me: bool,

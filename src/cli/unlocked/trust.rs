@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 
 use super::super::control::{AccessInfo, ActivityInfo, ComparisonInfo, ContactInfo, ReaderInfo, Response, VersionInfo};
-use super::super::{activity, failure::Failure};
+use super::super::failure::{Code, Failure};
+use super::super::{activity, compare};
 use super::{REFRESH, Unlocked, role_name};
 use crate::format::{AccountId, Contact, Envelope, SignedAccountEntry, SignedEntry, Trust, encode};
-use crate::sync::{End, Evidence, Kept, Reader, SyncError};
+use crate::sync::{End, Evidence, Kept, Reader, Seen, SyncError};
 
 impl Unlocked {
     /// Lines of a folder's log above number `after`, up to date where the server can be reached; with `seen`, its
@@ -85,6 +86,40 @@ impl Unlocked {
         let words = folder.words();
         let spelt = words.words.iter().map(|word| (*word).to_owned()).collect();
         Ok(Response::FolderWords { folder: folder.name(), seq: words.seq, words: spelt })
+    }
+
+    /// Compares a folder with what another member has seen of it.
+    ///
+    /// # Errors
+    /// [`Code::Refused`] where the server shows this device less, or something else; no such folder; what cannot be read.
+    pub fn compare_folder(&self, folder: &str, seen: &str) -> Result<Response, Failure> {
+        let folder = self.folder(folder)?;
+        let number: String = seen.trim_start().chars().take_while(char::is_ascii_digit).collect();
+        let words = compare::plain(seen);
+        let (Ok(seq), 12) = (number.parse::<u64>(), words.split(' ').count()) else {
+            let message = "give the number of the entry and the twelve words that the other member sees, in quotes";
+            return Err(Failure::new(Code::Usage, message));
+        };
+        let _ = folder.catch_up_blocking(REFRESH);
+        let name = folder.name();
+        match folder.compare_with(seq, &words).map_err(|error| self.told(error))? {
+            Seen::Same => {
+                let words = words.split(' ').map(str::to_owned).collect();
+                Ok(Response::FolderWords { folder: name, seq, words })
+            }
+            Seen::Other => Err(Failure::new(
+                Code::Refused,
+                format!(
+                    "the words for entry {seq} of {name} are others here: if none was misread, the server shows members different folders; write nothing into it, keep this profile, and compare with a third member"
+                ),
+            )),
+            Seen::HeldBack { here } => Err(Failure::new(
+                Code::Refused,
+                format!(
+                    "the other member has entry {seq} of {name}, and the server gives this device {here}: it holds back the rest. Until it comes, the folder counts as out of date (kegfs status); ask whoever runs the server"
+                ),
+            )),
+        }
     }
 
     /// What is kept of the server's misbehaviour.

@@ -186,6 +186,65 @@ fn a_false_back_link_is_noticed_by_who_needs_nothing_from_it() {
     }
 }
 
+/// Rotates with links that lead nowhere, `times` in a row.
+fn cut_off(world: &World, folder: &mut Folder, by: &Identity, times: usize) {
+    for _ in 0..times {
+        let (start, _, secrets) = folder.next_epoch(world, &MembershipChange::Rotate);
+        let start = NewEpoch { back_link: Some(vec![0; 104]), ..start };
+        let entry = folder.membership(world, by, MembershipChange::Rotate, Some(start));
+        folder.push(world, entry);
+        folder.secrets.push(secrets);
+    }
+}
+
+#[test]
+fn a_later_link_leads_past_false_ones() {
+    let Team { world, alice, bob, mut folder } = team();
+    let mut ring = KeyRing::default();
+    open(&folder, &mut ring, &bob, folder.box_of(&bob)).unwrap();
+    assert!(ring.to_mend(folder.state.epochs()).is_empty());
+    cut_off(&world, &mut folder, &alice, 2);
+    for secrets in &folder.secrets {
+        ring.insert(EpochSecrets {
+            epoch: secrets.epoch,
+            content: secrets.content.duplicate(),
+            history: secrets.history.as_ref().map(Key::duplicate),
+        });
+    }
+    let bridged = ring.to_mend(folder.state.epochs());
+    assert_eq!(bridged.iter().map(|secrets| secrets.epoch).collect::<Vec<_>>(), [1, 0]);
+    let recipients = folder.state.recipients(&MembershipChange::Rotate, &world).unwrap();
+    let (start, boxes, secrets) = new_epoch_mending(Some(folder.secrets()), &bridged, &recipients).unwrap();
+    let entry = folder.membership(&world, &alice, MembershipChange::Rotate, Some(start));
+    folder.push(&world, entry);
+    folder.secrets.push(secrets);
+    let of_bob = boxes.iter().find(|sealed| sealed.account == bob.account).unwrap();
+    // Who has nothing but this box has everything, and who had it all finds nothing to mend.
+    for mut ring in [KeyRing::default(), ring] {
+        open(&folder, &mut ring, &bob, of_bob).unwrap();
+        assert_eq!(ring.false_back_link(), None);
+        assert!((0..=3).all(|epoch| ring.epoch(epoch).is_ok_and(|secrets| secrets.history.is_some())));
+        assert!(ring.to_mend(folder.state.epochs()).is_empty());
+    }
+}
+
+#[test]
+fn a_link_that_leads_past_others_to_false_secrets_is_a_false_link() {
+    let Team { world, alice, bob, mut folder } = team();
+    cut_off(&world, &mut folder, &alice, 1);
+    let foreign = Folder::create(&world, &alice);
+    let recipients = folder.state.recipients(&MembershipChange::Rotate, &world).unwrap();
+    let made = new_epoch_mending(Some(folder.secrets()), &[foreign.secrets()], &recipients).unwrap();
+    let entry = folder.membership(&world, &alice, MembershipChange::Rotate, Some(made.0));
+    folder.push(&world, entry);
+    folder.secrets.push(made.2);
+    let of_bob = made.1.iter().find(|sealed| sealed.account == bob.account).unwrap();
+    let mut ring = KeyRing::default();
+    open(&folder, &mut ring, &bob, of_bob).unwrap();
+    assert_eq!(ring.false_back_link(), Some(2));
+    assert!(ring.epoch(0).is_err(), "nothing that the log does not commit to is taken in");
+}
+
 #[test]
 fn back_links_need_the_log_that_they_are_in() {
     let Team { world, alice, bob, mut folder } = team();
