@@ -86,14 +86,23 @@ pub(super) fn mended(name: &[u8]) -> String {
         Err(_) => latin(name),
     };
     let mut new: String = text.chars().map(|c| if is_refused(c) { '_' } else { c }).collect();
-    new.truncate(new.trim_end_matches(['.', ' ']).len());
+    // What is cut to its length may end in what is cut off, and be a device's name then.
+    trim(&mut new);
+    new = fitting(&new, "");
+    trim(&mut new);
     if new.is_empty() {
         new.push('_');
     }
     if let Some(device) = reserved(&new) {
         new.insert(device.len(), '_');
+        new = fitting(&new, "");
+        trim(&mut new);
     }
-    fitting(&new, "")
+    new
+}
+
+fn trim(name: &mut String) {
+    name.truncate(name.trim_end_matches(['.', ' ']).len());
 }
 
 /// The same with a number: `name (2).txt`.
@@ -209,6 +218,14 @@ mod tests {
         assert_eq!(too_long(wide, wide.with("ä".repeat(30).as_bytes()))[0].systems, [MACOS]);
         let all = Length::default();
         assert_eq!(too_long(all, Length { bytes: 5_000, units: 5_000 }).len(), 3);
+    }
+
+    #[test]
+    fn what_is_cut_to_its_length_is_mended_once_more() {
+        let long = [vec![0xa0; 127], b" x".to_vec()].concat();
+        assert_eq!(mended(&long), "\u{a0}".repeat(127));
+        let device = [b"CON".to_vec(), vec![b' '; 251], vec![0xa0]].concat();
+        assert_eq!(mended(&device), "CON_");
     }
 
     proptest! {
