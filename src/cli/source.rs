@@ -93,16 +93,14 @@ impl FolderSource for Source {
     }
 
     fn room(&self) -> Option<Room> {
-        let disk = files::disk_space(self.folder.dir()).ok();
+        let disk = || files::disk_space(self.folder.dir()).ok();
         match self.folder.room() {
             Some(told) => {
                 // What waits in the spool is going to be there as well.
-                let waits = self.folder.replica.pending_counts().pending > 0;
-                let waiting = if waits { self.folder.local.usage().spool_bytes } else { 0 };
-                let taken = told.used_bytes.saturating_add(waiting);
+                let taken = told.used_bytes.saturating_add(self.folder.waiting_bytes());
                 let free = told.limit_bytes.saturating_sub(taken);
                 // Without the server everything has to wait here.
-                let here = if self.folder.online() { None } else { disk.map(|disk| disk.free_bytes) };
+                let here = if self.folder.online() { None } else { disk().map(|disk| disk.free_bytes) };
                 Some(Room {
                     pool: *told.payer.as_bytes(),
                     total_bytes: told.limit_bytes,
@@ -110,7 +108,7 @@ impl FolderSource for Source {
                 })
             }
             None => {
-                let disk = disk?;
+                let disk = disk()?;
                 let used = self.folder.replica.view().usage().0;
                 let total_bytes = disk.free_bytes.saturating_add(used);
                 // One disk for all folders.

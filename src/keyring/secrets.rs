@@ -202,23 +202,25 @@ pub fn new_epoch_mending(
 /// What the back-link of the epoch that `start` began leads to: the secrets of the epoch before, then those that it bridges
 /// to; each of them what the log commits to.
 fn open_link(start: &NewEpoch, history: &Key, epochs: &[super::Epoch]) -> Result<Vec<EpochSecrets>, KeyRingError> {
-    let start_of = |number: u32| epochs.iter().map(|epoch| &epoch.start).find(|start| start.epoch == number);
-    let before = start.epoch.checked_sub(1).and_then(start_of).ok_or(KeyRingError::NotInLog)?;
+    let before =
+        start.epoch.checked_sub(1).and_then(|number| start_of(number, epochs)).ok_or(KeyRingError::NotInLog)?;
     let link = start.back_link.as_ref().ok_or(KeyRingError::NotInLog)?;
     let plain = aead::open(&back_link_key(history), &start.epoch.to_be_bytes(), link)?;
-    let malformed = KeyRingError::Crypto(CryptoError::Malformed("back-link"));
+    let malformed = || KeyRingError::Crypto(CryptoError::Malformed("back-link"));
     // One that leads to the content secret only may stand alone.
-    let first_bytes = plain.len().min(PAYLOAD_BYTES);
-    let (first, mut rest) = plain.split_at_checked(first_bytes).ok_or(malformed)?;
+    let (first, mut rest) = plain.split_at(plain.len().min(PAYLOAD_BYTES));
     let mut secrets = vec![EpochSecrets::from_payload(before, first)?];
     while let Some((number, after)) = rest.split_first_chunk::<4>() {
-        let malformed = KeyRingError::Crypto(CryptoError::Malformed("back-link"));
-        let (payload, after) = after.split_at_checked(PAYLOAD_BYTES).ok_or(malformed)?;
-        let bridged = start_of(u32::from_be_bytes(*number)).filter(|it| it.epoch < start.epoch);
+        let (payload, after) = after.split_at_checked(PAYLOAD_BYTES).ok_or_else(malformed)?;
+        let bridged = start_of(u32::from_be_bytes(*number), epochs).filter(|it| it.epoch < start.epoch);
         secrets.push(EpochSecrets::from_payload(bridged.ok_or(KeyRingError::Commitment)?, payload)?);
         rest = after;
     }
-    if rest.is_empty() { Ok(secrets) } else { Err(KeyRingError::Crypto(CryptoError::Malformed("back-link"))) }
+    if rest.is_empty() { Ok(secrets) } else { Err(malformed()) }
+}
+
+fn start_of(number: u32, epochs: &[super::Epoch]) -> Option<&NewEpoch> {
+    epochs.iter().map(|epoch| &epoch.start).find(|start| start.epoch == number)
 }
 
 /// Boxes the current epoch, with full history, to a newcomer.
@@ -315,7 +317,7 @@ impl KeyRing {
     /// nobody's next one has led there yet; of those whose secrets are here. Costs one opening for each epoch of the log.
     pub fn to_mend(&self, epochs: &[super::Epoch]) -> Vec<&EpochSecrets> {
         let (mut reached, mut mend) = (BTreeSet::new(), Vec::new());
-        for (above, below) in epochs.iter().zip(epochs.iter().skip(1)).rev().map(|(below, above)| (above, below)) {
+        for (below, above) in epochs.iter().zip(epochs.iter().skip(1)).rev() {
             let (epoch, before) = (above.start.epoch, below.start.epoch);
             let Some(history) = self.epochs.get(&epoch).and_then(|secrets| secrets.history.as_ref()) else { continue };
             match open_link(&above.start, history, epochs) {
@@ -333,8 +335,7 @@ impl KeyRing {
         while let Some(before) = epoch.checked_sub(1) {
             let known = self.epochs.get(&before).is_some_and(|secrets| secrets.history.is_some());
             let Some(history) = self.epochs.get(&epoch).and_then(|secrets| secrets.history.as_ref()) else { break };
-            let start = epochs.iter().map(|known| &known.start).find(|start| start.epoch == epoch);
-            match open_link(start.ok_or(KeyRingError::NotInLog)?, history, epochs) {
+            match open_link(start_of(epoch, epochs).ok_or(KeyRingError::NotInLog)?, history, epochs) {
                 Ok(secrets) => {
                     bridged.extend(secrets.iter().skip(1).map(|secrets| secrets.epoch));
                     secrets.into_iter().for_each(|secrets| self.insert(secrets));

@@ -42,6 +42,11 @@ impl RemoteError {
         }
     }
 
+    /// Whether the log has moved on since the entry was made that was to be appended: made anew it may be taken.
+    pub fn is_overtaken(&self) -> bool {
+        matches!(self.code(), Some(ErrorCode::StaleObserved | ErrorCode::StaleEpoch | ErrorCode::Counter))
+    }
+
     /// Whether this is the network's or the server's trouble, over with time: trying again later is right.
     pub fn is_transient(&self) -> bool {
         match self {

@@ -41,6 +41,17 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// What the entry at `seq` does, each operation made on a state so many entries older. What no author would sign is left
+/// out.
+pub(super) fn operations(seq: u64, anys: &[(Any, u8)], fresh: &mut u32) -> Vec<Op> {
+    let made = anys.iter().map(|(any, age)| {
+        let known = *fresh;
+        let kind = operation(any, fresh, known);
+        Op { base: (seq - 1).saturating_sub(u64::from(*age)), at_ns: AT + seq as i64, kind }
+    });
+    made.filter(|op| op.check().is_ok()).collect()
+}
+
 /// The operation, on kegs 0 (root) to 8; `fresh` numbers what is created.
 pub(super) fn operation(&(what, kegs, names, numbers): &Any, fresh: &mut u32, known: u32) -> OpKind {
     let pick =

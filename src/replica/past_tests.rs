@@ -5,12 +5,11 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::model_tests::{Any, operation};
+use super::model_tests::{Any, operations};
 use super::past::fork;
 use super::test_support::*;
 use super::*;
 use crate::crypto::Key;
-use crate::format::*;
 use crate::keg::{self, Context, MemStore, Node, Store};
 
 /// Every entry with the model's state after it.
@@ -18,15 +17,7 @@ fn write_history(replica: &Replica, entries: &[Vec<(Any, u8)>]) -> Vec<MemStore>
     let (mut model, mut states, mut fresh) = (MemStore::default(), Vec::new(), 0);
     states.push(model.clone());
     for (seq, anys) in (1..).zip(entries) {
-        let mut ops = Vec::new();
-        for (any, age) in anys {
-            let known = fresh;
-            let kind = operation(any, &mut fresh, known);
-            let op = Op { base: (seq - 1_u64).saturating_sub(u64::from(*age)), at_ns: AT + seq as i64, kind };
-            if op.check().is_ok() {
-                ops.push(op);
-            }
-        }
+        let ops = operations(seq, anys, &mut fresh);
         let device = if seq % 3 == 0 { ALICE } else { BOB };
         let counter = if seq % 3 == 0 { seq / 3 } else { seq - seq / 3 };
         let entry = confirmed(seq, device, counter, Some(ops));

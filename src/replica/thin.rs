@@ -137,13 +137,14 @@ fn owe(conn: &Connection, gone: &[u64], thinned: u64) -> rusqlite::Result<()> {
 /// still needed as it is.
 fn sweep(conn: &Connection, held: impl Fn(u64) -> bool) -> rusqlite::Result<()> {
     settle(conn, held)?;
+    let mut owed = conn.prepare_cached("SELECT after, upto FROM owed")?;
+    let gaps = owed.query_map([], |row| Ok([row.get::<_, i64>(0)?, row.get::<_, i64>(1)?]))?;
+    let gaps = gaps.collect::<rusqlite::Result<Vec<_>>>()?;
     for table in ["node_past", "dentry_past", "extent_past", "xattr_past"] {
         let sql = format!("DELETE FROM {table} WHERE to_seq > ?1 AND to_seq <= ?2 AND from_seq > ?1");
         let mut delete = conn.prepare_cached(&sql)?;
-        let mut owed = conn.prepare_cached("SELECT after, upto FROM owed")?;
-        let gaps = owed.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?;
-        for gap in gaps.collect::<rusqlite::Result<Vec<_>>>()? {
-            delete.execute([gap.0, gap.1])?;
+        for gap in &gaps {
+            delete.execute(*gap)?;
         }
     }
     conn.execute("DELETE FROM owed", []).map(|_| ())
@@ -219,9 +220,7 @@ impl Shared {
         }
         Ok(())
     }
-}
 
-impl Shared {
     /// The same in a transaction of its own, when nobody reads yet.
     pub(super) fn sweep_now(&self) -> Result<(), ReplicaError> {
         let writer = self.writer.lock();

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
 
-use super::model_tests::{Any, operation};
+use super::model_tests::{Any, operations};
 use super::test_support::*;
 use super::*;
 use crate::format::*;
@@ -103,15 +103,7 @@ proptest! {
         for (seq, event) in (1..).zip(&events) {
             let entry = match event {
                 Event::Entry(anys) => {
-                    let mut ops = Vec::new();
-                    for (any, age) in anys {
-                        let known = fresh;
-                        let kind = operation(any, &mut fresh, known);
-                        let op = Op { base: (seq - 1_u64).saturating_sub(u64::from(*age)), at_ns: AT + seq as i64, kind };
-                        if op.check().is_ok() {
-                            ops.push(op);
-                        }
-                    }
+                    let ops = operations(seq, anys, &mut fresh);
                     let device = if seq % 2 == 0 { CAROL } else { BOB };
                     let context = Context { seq, device, label: label(&device), horizon: thinned };
                     for op in &ops {

@@ -15,7 +15,6 @@ use zeroize::Zeroizing;
 use super::reach::Packer;
 use super::verify::{Chains, Verified};
 use super::{Folder, SyncError};
-use crate::api::ErrorCode;
 use crate::crypto::chunk;
 use crate::format::limits::CHECKPOINT_MAX_PIECES;
 use crate::format::{BlobId, BlobRef, Checkpoint, CheckpointState, Extent, KegId, Record, encode};
@@ -103,11 +102,7 @@ impl Folder {
             };
             match self.remote.append(self.id(), &entry, &[]).await {
                 Ok(_) => return self.catch_up().await,
-                Err(error)
-                    if matches!(
-                        error.code(),
-                        Some(ErrorCode::StaleObserved | ErrorCode::StaleEpoch | ErrorCode::Counter)
-                    ) => {}
+                Err(error) if error.is_overtaken() => {}
                 // Whether it was appended is unknown. If it was, its counter is used up, and one more does no harm.
                 Err(error) if error.is_transient() => tokio::time::sleep(Duration::from_millis(500)).await,
                 Err(error) => return Err(error.into()),

@@ -273,6 +273,11 @@ impl Folder {
         self.accounts.label(device)
     }
 
+    /// Bytes of ciphertext that wait for their upload. What no operation waits with is not going to be uploaded.
+    pub fn waiting_bytes(&self) -> u64 {
+        if self.replica.pending_counts().pending > 0 { self.local.usage().spool_bytes } else { 0 }
+    }
+
     /// Where the folder stands.
     pub fn status(&self) -> Status {
         let (since_ms, stale_since_ms, last_error) = self.link.report();
@@ -289,9 +294,8 @@ impl Folder {
             head_seq: self.replica.mark().seq,
             epoch: self.replica.standing().epoch,
             pending_ops,
-            // What no operation waits with is not going to be uploaded.
             pending_blobs: if pending_ops > 0 { stored.spool_blobs } else { 0 },
-            pending_bytes: if pending_ops > 0 { stored.spool_bytes } else { 0 },
+            pending_bytes: self.waiting_bytes(),
             cache_bytes: stored.cache_bytes,
             last_error: self.waiting_for_role().or(last_error),
             rotation_due: present.rotation_due,

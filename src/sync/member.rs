@@ -11,7 +11,7 @@ use super::retention::Report;
 use super::status::now_ms;
 use super::verify::{Chains, Taken, Verified, take_in};
 use super::{Folder, SyncError};
-use crate::api::{ErrorCode, Redeem};
+use crate::api::Redeem;
 use crate::format::{
     AccountId, Head, InviteKey, KeyBox, Membership, MembershipChange, RetentionRule, Role, SignedEntry,
 };
@@ -138,11 +138,7 @@ impl Folder {
                     return self.catch_up().await;
                 }
                 // Somebody was faster.
-                Err(error)
-                    if matches!(
-                        error.code(),
-                        Some(ErrorCode::StaleObserved | ErrorCode::StaleEpoch | ErrorCode::Counter)
-                    ) => {}
+                Err(error) if error.is_overtaken() => {}
                 // Whether it was appended is unknown: the log tells. The same counter never counts twice.
                 Err(error) if error.is_transient() => perhaps_sent = true,
                 Err(error) => return Err(error.into()),

@@ -64,7 +64,6 @@ pub use members::{History, Member};
 pub use own::{OwnDevice, RECOVERY_NAME, Revoked};
 pub use register::{NewAccount, connect};
 pub use retention::{Retention, ThinnedOut};
-pub use room::Room;
 pub use session::{DEFAULT_CACHE_BYTES, Session, SessionPaths};
 pub use status::Status;
 pub use vouch::Candidate;

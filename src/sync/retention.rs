@@ -12,7 +12,6 @@ use super::member::Change;
 use super::session::CALL_DEADLINE;
 use super::verify::{Chains, Verified};
 use super::{Folder, Session, SyncError};
-use crate::api::ErrorCode;
 use crate::format::{RetentionRule, Role, SignedEntry};
 use crate::keyring::{Reason, Verdict};
 use crate::replica::PastSize;
@@ -87,11 +86,7 @@ impl Folder {
                     return self.catch_up().await;
                 }
                 // Somebody was faster.
-                Err(error)
-                    if matches!(
-                        error.code(),
-                        Some(ErrorCode::StaleObserved | ErrorCode::StaleEpoch | ErrorCode::Counter)
-                    ) => {}
+                Err(error) if error.is_overtaken() => {}
                 // Whether it was appended is unknown. If it was, nothing is left to do.
                 Err(error) if error.is_transient() => {}
                 Err(error) => return Err(error.into()),

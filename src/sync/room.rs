@@ -8,22 +8,11 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::Folder;
-use crate::format::AccountId;
+use crate::api::Room;
 use crate::sys::clock;
 
 /// How long an answer is used without asking again. Programs that watch the room ask about once a second.
 const FRESH: Duration = Duration::from_secs(2);
-
-/// How much the account that pays for a folder may store in all its folders, and how much it does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
-    /// The account.
-    pub payer: AccountId,
-    /// Bytes that it may store.
-    pub limit_bytes: u64,
-    /// Bytes that it stores.
-    pub used_bytes: u64,
-}
 
 /// What the server said last.
 #[derive(Default)]
@@ -51,10 +40,7 @@ impl Folder {
         let folder = Arc::clone(self);
         self.shared.foreground.spawn(async move {
             match folder.remote.room(folder.id()).await {
-                Ok(room) => {
-                    let room = Room { payer: room.payer, limit_bytes: room.limit_bytes, used_bytes: room.used_bytes };
-                    folder.room_told.last.lock().0 = Some(room);
-                }
+                Ok(room) => folder.room_told.last.lock().0 = Some(room),
                 Err(error) => tracing::debug!(%error, "the server did not tell about its room"),
             }
         });

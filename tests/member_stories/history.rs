@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kegfs::format::{KegId, NodeKind, OpKind, Role};
+use kegfs::format::{NodeKind, Role};
 use kegfs::keg::ROOT_INO;
 use kegfs::remote::{Call, Fault, RemoteError};
 use kegfs::sync::{Folder, History, SyncError};
-use kegfs::sys::{clock, random};
 
 use super::epoch;
 use super::sync_support::hoard::*;
@@ -84,44 +83,7 @@ fn a_newcomer_without_history_works_on_with_the_others() {
 #[test]
 fn work_from_before_a_newcomer_came_arrives_whole_at_everybody() {
     let pair = lived_in();
-    for name in ["kept", "gone", "changed"] {
-        write(&pair.ours, name, format!("{name}: written by alice, 40 characters...").as_bytes());
-    }
-    let directory = OpKind::Create {
-        keg: KegId(random::array()),
-        parent: KegId::ROOT,
-        name: b"dir".to_vec(),
-        kind: NodeKind::Directory,
-        mode: 0o750,
-        uid: 1,
-        gid: 1,
-        rdev: 0,
-        target: vec![],
-    };
-    pair.ours.replica.submit(directory, clock::unix_nanos()).unwrap();
-    pair.settle();
-    pair.bob.network.set_offline(true);
-    eventually("bob is offline", || !pair.theirs.online());
-    patch(&pair.theirs, "gone", 0, b"BOB!");
-    patch(&pair.theirs, "changed", 0, b"BOB!");
-    patch(&pair.theirs, "changed", 6, b"BOB!");
-    let in_dir = OpKind::Create {
-        keg: KegId(random::array()),
-        parent: keg_of(&pair.theirs, "dir"),
-        name: b"inside".to_vec(),
-        kind: NodeKind::File,
-        mode: 0o600,
-        uid: 1,
-        gid: 1,
-        rdev: 0,
-        target: vec![],
-    };
-    pair.theirs.replica.submit(in_dir, clock::unix_nanos()).unwrap();
-    pair.theirs.replica.flush(true).unwrap();
-    remove(&pair.ours, "gone");
-    remove(&pair.ours, "dir");
-    write(&pair.ours, "changed", b"alice was faster, and shorter");
-    sync(&pair.ours);
+    bob_works_offline_while_alice_goes_on(&pair);
     let carol = Person::join(&pair.kegd, "carol");
     let hers = add(&pair, &carol, History::None);
     assert_eq!(tree(&hers), tree(&pair.ours));

@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kegfs::format::{Extent, KegId, NodeKind, OpKind, RetentionRule, Role};
+use kegfs::format::{Extent, RetentionRule, Role};
 use kegfs::keg::{Node, ROOT_INO};
 use kegfs::replica::{Happening, Past, ReplicaError};
 use kegfs::sync::{Folder, History, SyncError};
-use kegfs::sys::{clock, random};
 
 use super::common::{Member, Team};
+use super::sync_support::lived::*;
 use super::sync_support::*;
 
 /// Nothing is kept for any time but the last of each hour.
@@ -50,25 +50,6 @@ fn overwrite(pair: &Pair, name: &str, versions: u32) {
         write(&pair.ours, name, format!("version {version} of {name}").as_bytes());
         pair.ours.wait_uploaded_blocking(PATIENCE).unwrap();
     }
-}
-
-fn keg_of(folder: &Folder, name: &str) -> KegId {
-    folder.replica.view().lookup(ROOT_INO, name.as_bytes()).unwrap().unwrap().keg
-}
-
-/// Overwrites a part of a file.
-fn patch(folder: &Folder, name: &str, offset: u64, bytes: &[u8]) {
-    let keg = keg_of(folder, name);
-    let size = folder.replica.view().node_of(&keg).unwrap().unwrap().size;
-    let mut extents = seal(folder, bytes);
-    extents.iter_mut().for_each(|extent| extent.offset += offset);
-    let kind = OpKind::Content { keg, truncate: None, holes: vec![], extents, size, mtime_ns: clock::unix_nanos() };
-    folder.replica.submit(kind, clock::unix_nanos()).unwrap();
-}
-
-fn remove(folder: &Folder, name: &str) {
-    let kind = OpKind::Unlink { keg: keg_of(folder, name), parent: KegId::ROOT, name: name.as_bytes().to_vec() };
-    folder.replica.submit(kind, clock::unix_nanos()).unwrap();
 }
 
 #[test]
@@ -143,44 +124,7 @@ fn the_past_is_thinned_out_by_itself_once_a_day_at_most() {
 #[test]
 fn work_from_before_a_thinning_arrives_whole_at_everybody() {
     let pair = Pair::new();
-    for name in ["kept", "gone", "changed"] {
-        write(&pair.ours, name, format!("{name}: written by alice, 40 characters...").as_bytes());
-    }
-    let directory = OpKind::Create {
-        keg: KegId(random::array()),
-        parent: KegId::ROOT,
-        name: b"dir".to_vec(),
-        kind: NodeKind::Directory,
-        mode: 0o750,
-        uid: 1,
-        gid: 1,
-        rdev: 0,
-        target: vec![],
-    };
-    pair.ours.replica.submit(directory, clock::unix_nanos()).unwrap();
-    pair.settle();
-    pair.bob.network.set_offline(true);
-    eventually("bob is offline", || !pair.theirs.online());
-    patch(&pair.theirs, "gone", 0, b"BOB!");
-    patch(&pair.theirs, "changed", 0, b"BOB!");
-    patch(&pair.theirs, "changed", 6, b"BOB!");
-    let inside = OpKind::Create {
-        keg: KegId(random::array()),
-        parent: keg_of(&pair.theirs, "dir"),
-        name: b"inside".to_vec(),
-        kind: NodeKind::File,
-        mode: 0o600,
-        uid: 1,
-        gid: 1,
-        rdev: 0,
-        target: vec![],
-    };
-    pair.theirs.replica.submit(inside, clock::unix_nanos()).unwrap();
-    pair.theirs.replica.flush(true).unwrap();
-    remove(&pair.ours, "gone");
-    remove(&pair.ours, "dir");
-    write(&pair.ours, "changed", b"alice was faster, and shorter");
-    pair.ours.wait_uploaded_blocking(PATIENCE).unwrap();
+    bob_works_offline_while_alice_goes_on(&pair);
     pair.alice.session().set_retention(&pair.ours, NONE).unwrap();
     assert!(pair.alice.session().thin_out(&pair.ours).unwrap().moments > 0);
     write(&pair.ours, "later", b"so that the thinning is not the last entry");

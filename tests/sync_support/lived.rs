@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use kegfs::format::{KegId, OpKind, Role};
+use kegfs::format::{KegId, NodeKind, OpKind, Role};
 use kegfs::keg::ROOT_INO;
 use kegfs::keyring::KeyRing;
 use kegfs::sync::{Folder, History};
-use kegfs::sys::clock;
+use kegfs::sys::{clock, random};
 
 use super::*;
 
@@ -65,4 +65,47 @@ pub fn lived_in() -> Pair {
 pub fn add(pair: &Pair, person: &Person, history: History) -> Arc<Folder> {
     pair.alice.session().add_member_with(&pair.ours, person.id, Role::Editor, history).unwrap();
     person.folder("acme")
+}
+
+/// Bob, who is left offline, writes to a file that stays, one that Alice removes, one that she overwrites, and into a
+/// directory that she removes; he has sent nothing of it.
+pub fn bob_works_offline_while_alice_goes_on(pair: &Pair) {
+    for name in ["kept", "gone", "changed"] {
+        write(&pair.ours, name, format!("{name}: written by alice, 40 characters...").as_bytes());
+    }
+    let directory = OpKind::Create {
+        keg: KegId(random::array()),
+        parent: KegId::ROOT,
+        name: b"dir".to_vec(),
+        kind: NodeKind::Directory,
+        mode: 0o750,
+        uid: 1,
+        gid: 1,
+        rdev: 0,
+        target: vec![],
+    };
+    pair.ours.replica.submit(directory, clock::unix_nanos()).unwrap();
+    pair.settle();
+    pair.bob.network.set_offline(true);
+    eventually("bob is offline", || !pair.theirs.online());
+    patch(&pair.theirs, "gone", 0, b"BOB!");
+    patch(&pair.theirs, "changed", 0, b"BOB!");
+    patch(&pair.theirs, "changed", 6, b"BOB!");
+    let inside = OpKind::Create {
+        keg: KegId(random::array()),
+        parent: keg_of(&pair.theirs, "dir"),
+        name: b"inside".to_vec(),
+        kind: NodeKind::File,
+        mode: 0o600,
+        uid: 1,
+        gid: 1,
+        rdev: 0,
+        target: vec![],
+    };
+    pair.theirs.replica.submit(inside, clock::unix_nanos()).unwrap();
+    pair.theirs.replica.flush(true).unwrap();
+    remove(&pair.ours, "gone");
+    remove(&pair.ours, "dir");
+    write(&pair.ours, "changed", b"alice was faster, and shorter");
+    sync(&pair.ours);
 }
