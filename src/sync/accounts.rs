@@ -146,11 +146,19 @@ impl Accounts {
         self.keep(account, log, &entries, known)
     }
 
-    /// Takes in what follows in the log of `account`, from wherever it came.
-    pub fn extend(&self, account: AccountId, more: Vec<SignedAccountEntry>) -> Result<Arc<AccountLog>, SyncError> {
+    /// Takes in what follows entry `after` in the log of `account`, from wherever it came. Some of it may have been taken in
+    /// since it was asked for.
+    pub async fn extend(
+        &self,
+        account: AccountId,
+        after: u64,
+        more: Vec<SignedAccountEntry>,
+    ) -> Result<Arc<AccountLog>, SyncError> {
+        let _one = self.fetching.lock().await;
         let mut entries = self.store.account_log(&account)?;
         let known = entries.len();
-        entries.extend(more);
+        let had = usize::try_from((known as u64).saturating_sub(after)).unwrap_or(usize::MAX);
+        entries.extend(more.into_iter().skip(had));
         let log = verify(account, &entries)?;
         self.keep(account, log, &entries, known)
     }

@@ -91,7 +91,7 @@ impl Inner {
         let me = self.shared.identity.account;
         let known = self.shared.accounts.log(&me).map_or(0, |log| log.head().seq);
         let page = self.shared.remote.revocation(known).await?;
-        self.shared.accounts.extend(me, page.entries)?;
+        self.shared.accounts.extend(me, known, page.entries).await?;
         self.shared.check_device()
     }
 

@@ -88,6 +88,25 @@ fn a_revoked_laptop_with_a_copy_of_everything_and_a_colluding_server_writes_and_
     assert!(laptop.try_unlock().is_err(), "nor does its own client open any more, once it knows");
 }
 
+#[test]
+fn however_often_a_revoked_device_asks_at_once_it_is_told_that_it_was_revoked() {
+    let pair = Pair::new();
+    for name in ["phone", "tablet", "old laptop"] {
+        let mut device = Person::from_joined(&pair.kegd, &pair.alice.add_device(&pair.kegd, name));
+        device.lock();
+        pair.alice.session().revoke_device(name).unwrap();
+        device.unlock();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let refused = device.session().refresh(PATIENCE);
+                    assert!(matches!(refused, Err(kegfs::sync::SyncError::DeviceRevoked { .. })), "{refused:?}");
+                });
+            }
+        });
+    }
+}
+
 /// Neither entries nor boxes nor the account's log give the copy a key of what came after.
 fn reads_nothing(runtime: &Runtime, pair: &Pair, server: &Server, thief: &Identity, ring: &KeyRing, had: u64) {
     let db = pair.ours.id();
