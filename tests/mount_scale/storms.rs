@@ -20,7 +20,8 @@ pub const STUCK: Duration = Duration::from_secs(60);
 pub struct Wrong {
     found: Mutex<Vec<String>>,
     /// Another member moves directories. The kernel keeps one place for each; told of another while one of its own
-    /// renames is under way, it answers ESTALE, as it does for NFS (fs/dcache.c, `__d_unalias`).
+    /// renames is under way, it answers ESTALE, as it does for NFS (fs/dcache.c, `__d_unalias`), and ELOOP where the new
+    /// place is below the old one (`d_splice_alias`).
     moving: bool,
 }
 
@@ -31,7 +32,7 @@ impl Wrong {
         match result {
             Ok(value) => return Some(value),
             Err(error) if matches!(error.raw_os_error(), Some(2 | 17 | 39 | 20 | 21 | 22)) => {}
-            Err(error) if self.moving && error.raw_os_error() == Some(116) => {}
+            Err(error) if self.moving && matches!(error.raw_os_error(), Some(116 | 40)) => {}
             Err(error) => self.note(format!("{}: {error}", what())),
         }
         None

@@ -165,6 +165,31 @@ fn lost_answers_and_lost_calls_neither_lose_a_lock_nor_give_it_twice() {
 }
 
 #[test]
+fn what_is_given_up_while_calls_are_lost_is_said_again_and_nobody_waits_for_the_lease() {
+    let pair = pair();
+    let (alice, bob) = (Program::of(&pair.ours), Program::of(&pair.theirs));
+    assert!(alice.lock(ALL));
+    assert!(!bob.try_lock(range(5, 5)), "it is hers, and not lent any more");
+    pair.alice.network.script(Call::Locks, 0, 1, Fault::Fail(lost()));
+    alice.unlock();
+    assert!(bob.ask(range(5, 5), true, LEASE / 2), "he waits for the lease of a lock that was given up");
+}
+
+#[test]
+fn a_server_that_did_not_answer_once_is_asked_before_anybody_locks_alone() {
+    let pair = pair();
+    let (alice, bob) = (Program::of(&pair.ours), Program::of(&pair.theirs));
+    assert!(alice.lock(ALL));
+    assert!(!bob.try_lock(ALL));
+    // Letting go is lost, and so is the next attempt.
+    pair.alice.network.script(Call::Locks, 0, 2, Fault::Fail(lost()));
+    alice.unlock();
+    std::thread::sleep(LEASE + LEASE / 4);
+    assert!(bob.lock(ALL));
+    assert!(!alice.try_lock(ALL), "both have it");
+}
+
+#[test]
 fn a_lock_ends_with_the_connection_and_its_holder_learns_it_when_it_is_back() {
     let pair = pair();
     let (alice, bob) = (Program::of(&pair.ours), Program::of(&pair.theirs));

@@ -68,6 +68,8 @@ struct File {
     look: bool,
     /// A call is under way.
     busy: bool,
+    /// A call about it was not answered (yet): the server may have this device hold more than is agreed.
+    unanswered: bool,
     used: Instant,
     /// Counts the times that what is held changed while something was held exclusively, so possibly written.
     writes: u64,
@@ -90,6 +92,7 @@ impl File {
             queued: false,
             look: false,
             busy: false,
+            unanswered: false,
             used: now,
             writes: 0,
             settled: 0,
@@ -102,6 +105,7 @@ impl File {
             && self.agreed.is_empty()
             && !self.lent
             && !self.busy
+            && !self.unanswered
             && !self.queued
     }
 
@@ -191,6 +195,10 @@ impl State {
     /// See [`super::Folder::claim_lock`].
     pub fn claim(&mut self, keg: &KegId, held: &LockSet, newcomer: bool, now: Instant) -> Agreed {
         let shown = (!self.writes).then(|| self.shown(held));
+        if self.files.is_empty() && self.link == Link::Away {
+            // That it did not answer once says nothing of now.
+            (self.lost, self.try_at) = (None, now);
+        }
         let alone = self.link == Link::Alone;
         let file = self.files.entry(*keg).or_insert_with(|| File::new(now));
         let wanted = shown.as_ref().unwrap_or(held);
@@ -335,6 +343,7 @@ impl State {
             self.tokens.insert(token, *keg);
             file.moving = Some(hold.clone());
             if !hold.is_empty() && carried.len() < LOCK_FILES_MAX {
+                file.unanswered = true;
                 carried.push(LockedFile { token, note: names.note(keg), held: hold });
             }
         }
@@ -353,7 +362,7 @@ impl State {
             let lost = refused.contains(keg);
             file.agreed = if lost { LockSet::default() } else { hold };
             (file.lent, file.recalled, file.contended) = (false, false, false);
-            (file.asked_until, file.queued) = (None, false);
+            (file.asked_until, file.queued, file.unanswered) = (None, false, false);
             let was = std::mem::replace(&mut file.broken, lost && !file.held.is_empty());
             if file.broken && !was {
                 broken.push(*keg);
@@ -428,7 +437,7 @@ impl State {
         let file = self.files.get_mut(keg)?;
         let hold = if writes { file.to_hold(&shown) } else { shown };
         file.agreed.clone_from(&hold);
-        (file.lent, file.recalled, file.look) = (false, false, false);
+        (file.lent, file.recalled, file.look, file.unanswered) = (false, false, false, true);
         file.asked_until = (!file.wants.is_empty()).then_some(now + lease / 3);
         let mut wants: Vec<LockWant> = Vec::new();
         for (span, wait) in &file.wants {
@@ -452,7 +461,7 @@ impl State {
         let writes = self.writes;
         let Some(file) = self.files.get_mut(keg) else { return Vec::new() };
         let mut taken = Vec::new();
-        file.queued = false;
+        (file.queued, file.unanswered) = (false, false);
         for (want, result) in wants.iter().zip(&grant.wants) {
             match result {
                 WantResult::Granted => file.agreed.join(want.span),
