@@ -72,20 +72,24 @@ impl Locks {
     /// Those of [`Folders::member`] and of [`Table::call`].
     pub fn call(
         self: &Arc<Self>,
-        caller: &Session,
+        session: &Session,
         db: DbId,
         folders: &Folders,
         call: &LockCall,
     ) -> Result<LockAnswer, Refused> {
-        let row = folders.member(caller, &db)?;
+        let row = folders.member(session, &db)?;
         let epoch = folders.epoch(&db)?;
-        let who = (caller.account, caller.device);
+        let who = (session.account, session.device);
         if matches!(call.ask, LockAsk::Begin(_)) {
             self.record(db, who)?;
         }
         let caller = Caller { who, db, epoch, writes: row.role.writes() };
         self.await_holders_of_before(&db, epoch)?;
         let (result, told) = self.table.lock().call(&caller, call, clock::monotonic())?;
+        if matches!(call.ask, LockAsk::Begin(_)) {
+            // Removed since it was asked whether it is a member: nobody would take away what it has begun.
+            folders.member(session, &db).inspect_err(|_| self.folder_changed(&db, &[session.account], epoch))?;
+        }
         if matches!(call.ask, LockAsk::End) && self.recorded.lock().pop(&(db, who)).is_some() {
             let now = now_ms();
             let (account, device) = who;

@@ -153,7 +153,8 @@ impl Table {
         let lease = self.lease;
         let db = self.dbs.entry(caller.db).or_insert_with(|| Db::new(caller.db, caller.epoch));
         let mut told = db.expire(now, lease);
-        if db.epoch != caller.epoch {
+        // Looked up before this call had its turn, it may be an earlier one; a folder never goes back to that.
+        if caller.epoch > db.epoch {
             told.extend(db.begin_epoch(caller.epoch, now + lease));
         }
         let result = match &call.ask {
@@ -209,7 +210,7 @@ impl Table {
     pub fn begin_epoch(&mut self, db: &DbId, epoch: u32, now: Instant) -> Told {
         let until = now + self.lease;
         match self.dbs.get_mut(db) {
-            Some(db) if db.epoch != epoch => db.begin_epoch(epoch, until),
+            Some(db) if epoch > db.epoch => db.begin_epoch(epoch, until),
             _ => Told::new(),
         }
     }

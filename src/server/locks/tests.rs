@@ -240,6 +240,21 @@ fn after_a_restart_and_in_a_new_epoch_locks_are_carried_over_before_others_are_g
 }
 
 #[test]
+fn a_call_that_was_on_its_way_when_an_epoch_began_does_not_bring_the_earlier_one_back() {
+    let mut world = World::new();
+    world.begin(A, &[]);
+    world.set(A, &[], &[exclusive(0, 9)]);
+    world.table.begin_epoch(&DB, 1, world.now);
+    // Both the server's look at the folder and the call are from before.
+    assert_eq!(world.call(B, 2, LockAsk::Begin(vec![])), Err(ErrorCode::StaleEpoch));
+    world.table.begin_epoch(&DB, 0, world.now);
+    world.epoch = 1;
+    assert!(world.begin(A, &[exclusive(0, 9)]).is_empty());
+    world.begin(B, &[]);
+    assert_eq!(results(&world.set(B, &[], &[exclusive(0, 9)])), [taken(A)]);
+}
+
+#[test]
 fn a_removed_members_locks_are_free_at_once() {
     let mut world = World::new();
     world.begin(A, &[]);
