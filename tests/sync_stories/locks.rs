@@ -15,7 +15,11 @@ const LEASE: Duration = Duration::from_secs(2);
 const FILE: KegId = KegId([7; 16]);
 
 fn pair() -> Pair {
-    Pair::on(Kegd::start_with(Limits { lock_lease: LEASE, ..Limits::default() }))
+    pair_with(LEASE)
+}
+
+fn pair_with(lease: Duration) -> Pair {
+    Pair::on(Kegd::start_with(Limits { lock_lease: lease, ..Limits::default() }))
 }
 
 fn range(start: u64, end: u64) -> LockSpan {
@@ -187,6 +191,28 @@ fn a_server_that_did_not_answer_once_is_asked_before_anybody_locks_alone() {
     std::thread::sleep(LEASE + LEASE / 4);
     assert!(bob.lock(ALL));
     assert!(!alice.try_lock(ALL), "both have it");
+}
+
+#[test]
+fn a_refused_call_of_before_a_new_key_does_not_disturb_the_session_of_after() {
+    // Nobody looks again by himself within 20 s.
+    let pair = pair_with(Duration::from_secs(60));
+    let (alice, bob) = (Program::of(&pair.ours), Program::of(&pair.theirs));
+    assert!(alice.lock(ALL));
+    assert!(!bob.try_lock(ALL));
+    // Bob's wish is on its way while the key changes, and is refused while he begins anew.
+    let step = Duration::from_millis(700);
+    pair.bob.network.script(Call::Locks, 0, 1, Fault::Delay(step));
+    pair.bob.network.script(Call::Locks, 1, 1, Fault::Delay(2 * step));
+    let waiting = {
+        let bob = bob.clone();
+        std::thread::spawn(move || bob.ask(ALL, true, Duration::from_secs(10)))
+    };
+    std::thread::sleep(step / 4);
+    pair.alice.session().rotate(&pair.ours).unwrap();
+    std::thread::sleep(3 * step);
+    alice.unlock();
+    assert!(waiting.join().unwrap(), "nobody asked for him any more");
 }
 
 #[test]

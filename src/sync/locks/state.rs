@@ -372,7 +372,15 @@ impl State {
         broken
     }
 
-    /// There is no session (any more); when to try again. `lost`: because the server does not answer.
+    /// A call of the session showed that it stands no more. Of a session that was given up before, or is being succeeded,
+    /// that says nothing.
+    pub fn session_ended(&mut self, session: u64, lost: bool, now: Instant) {
+        if self.link == Link::Here(session) {
+            self.no_session(lost, now, now);
+        }
+    }
+
+    /// There is no session; when to try again. `lost`: because the server does not answer.
     pub fn no_session(&mut self, lost: bool, now: Instant, try_at: Instant) {
         if !matches!(self.link, Link::Alone) {
             self.link = Link::Away;

@@ -61,7 +61,7 @@ impl Folder {
             if let Some(open) = &open {
                 if plan.renew {
                     let call = self.lock_call(open, LockAsk::Renew).await;
-                    self.judge_lock_call(call);
+                    self.judge_lock_call(open.session, call);
                 }
                 for keg in plan.files {
                     let (folder, open) = (Arc::clone(&self), open.clone());
@@ -140,8 +140,7 @@ impl Folder {
     }
 
     /// What an answer means for the session; `None` where there is none any more.
-    fn judge_lock_call(&self, answer: Result<LockAnswer, RemoteError>) -> Option<LockAnswer> {
-        let now = clock::monotonic();
+    fn judge_lock_call(&self, session: u64, answer: Result<LockAnswer, RemoteError>) -> Option<LockAnswer> {
         let lost = match answer {
             Ok(answer) if !matches!(answer.result, LockResult::Stale) => return Some(answer),
             Ok(_) => false,
@@ -156,7 +155,7 @@ impl Folder {
                 }
             },
         };
-        self.locks.state.lock().no_session(lost, now, now);
+        self.locks.state.lock().session_ended(session, lost, clock::monotonic());
         self.locks.wake();
         None
     }
@@ -183,7 +182,7 @@ impl Folder {
         let call = self.locks.state.lock().call(keg, &open.names, open.session, clock::monotonic());
         let Some((file, wants)) = call else { return false };
         let answer = self.lock_call(open, LockAsk::Set(file, wants.clone())).await;
-        let Some(answer) = self.judge_lock_call(answer) else { return false };
+        let Some(answer) = self.judge_lock_call(open.session, answer) else { return false };
         let LockResult::Set(grant) = answer.result else { return false };
         if grant.wants.iter().any(|result| matches!(result, crate::api::WantResult::Granted)) {
             self.see(answer.head_seq).await;
