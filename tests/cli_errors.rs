@@ -415,6 +415,30 @@ fn a_full_disk_is_told_and_what_was_written_before_is_kept() {
 }
 
 #[test]
+fn bits_that_the_disk_lost_in_the_cache_are_fetched_again() {
+    let mut team = alone();
+    let dir = team.alice.mount("acme");
+    let content: Vec<u8> = (0..300_000u32).map(|n| (n / 7) as u8).collect();
+    fs::write(dir.join("precious"), &content).unwrap();
+    team.alice.sync();
+    // Nothing of it stays in memory.
+    team.alice.unmount(&dir);
+    let mut damaged = 0;
+    for folder in fs::read_dir(team.alice.profile.join("folders")).unwrap() {
+        let cache = folder.unwrap().path().join("blobs/cache");
+        for blob in fs::read_dir(cache).into_iter().flatten().map(|blob| blob.unwrap().path()) {
+            let mut bytes = fs::read(&blob).unwrap();
+            bytes.iter_mut().step_by(1000).for_each(|byte| *byte ^= 1);
+            fs::write(&blob, bytes).unwrap();
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 0, "nothing is cached");
+    let dir = team.alice.mount("acme");
+    assert!(fs::read(dir.join("precious")).unwrap() == content);
+}
+
+#[test]
 fn no_account_is_made_on_a_full_disk() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());

@@ -345,18 +345,21 @@ impl LocalStore {
         Ok(())
     }
 
-    /// Drops a cached blob that turned out to be damaged.
+    /// Drops the blob if it is in the cache and its bytes do not hash to its id any more; tells whether it did. One that is
+    /// spooled stays: it is the only one.
     ///
     /// # Errors
-    /// The system's.
-    pub fn forget(&self, id: &BlobId) -> Result<(), LocalError> {
-        let mut index = self.index.lock();
-        if let Some(size) = index.cache.pop(id) {
-            index.cache_bytes -= size;
-            self.open.lock().pop(id);
-            remove(&self.cache_dir.join(id.to_string()))?;
+    /// As [`Self::read_at`].
+    pub fn drop_damaged(&self, id: &BlobId) -> Result<bool, LocalError> {
+        if self.is_spooled(id) || self.verify(id)? {
+            return Ok(false);
         }
-        Ok(())
+        let mut index = self.index.lock();
+        let Some(size) = index.cache.pop(id) else { return Ok(false) };
+        index.cache_bytes -= size;
+        self.open.lock().pop(id);
+        remove(&self.cache_dir.join(id.to_string()))?;
+        Ok(true)
     }
 
     /// Empties the cache.

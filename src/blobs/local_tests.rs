@@ -116,3 +116,20 @@ fn a_blob_that_lost_bytes_is_found_out() {
     assert!(!store.contains(&id));
     assert_eq!(store.usage().spool_bytes, 0);
 }
+
+#[test]
+fn only_a_damaged_blob_that_can_be_fetched_again_is_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LocalStore::open(dir.path(), 1000).unwrap();
+    let (id, bytes) = blob(b"whole");
+    store.spool(&id, bytes).unwrap();
+    let damage = |part: &str| fs::write(dir.path().join(part).join(id.to_string()), b"whale").unwrap();
+    damage("spool");
+    assert!(!store.drop_damaged(&id).unwrap(), "there is no other");
+    store.discard(&id).unwrap();
+    store.cache(&id, bytes).unwrap();
+    assert!(!store.drop_damaged(&id).unwrap());
+    damage("cache");
+    assert!(store.drop_damaged(&id).unwrap());
+    assert_eq!((store.contains(&id), store.usage().cache_bytes), (false, 0));
+}

@@ -199,6 +199,14 @@ impl FolderSource for Source {
         }
     }
 
+    fn drop_damaged(&self, blob: &BlobId) -> Result<bool, VfsError> {
+        let dropped = self.folder.local.drop_damaged(blob).map_err(|error| stored(&error))?;
+        if dropped {
+            tracing::warn!(%blob, "a blob in the cache was damaged on this disk: it is fetched again");
+        }
+        Ok(dropped)
+    }
+
     fn has_local(&self, blob: &BlobId) -> bool {
         self.folder.local.contains(blob)
     }

@@ -382,6 +382,12 @@ impl FolderSource for MemoryFolder {
         Ok(true)
     }
 
+    fn drop_damaged(&self, blob: &BlobId) -> Result<bool, VfsError> {
+        let mut blobs = self.blobs.write();
+        let intact = blobs.remote.get(blob) == blobs.local.get(blob);
+        Ok(!intact && blobs.remote.contains_key(blob) && blobs.local.remove(blob).is_some())
+    }
+
     fn has_local(&self, blob: &BlobId) -> bool {
         self.blobs.read().local.contains_key(blob)
     }

@@ -172,6 +172,9 @@ pub trait FolderSource: Send + Sync + 'static {
     fn discard(&self, blob: &BlobId) -> Result<(), VfsError>;
     /// Fills `out` with the blob's bytes from `offset`, if they are stored here; `false` if not.
     fn read_local(&self, blob: &BlobId, offset: u64, out: &mut [u8]) -> Result<bool, VfsError>;
+    /// Something in the blob as stored here did not open: drops it if it is not what its id says and can be fetched
+    /// again; tells whether it did.
+    fn drop_damaged(&self, blob: &BlobId) -> Result<bool, VfsError>;
     /// The whole blob is stored here.
     fn has_local(&self, blob: &BlobId) -> bool;
     /// Bytes of the blob, verified against its id: of `range`, or of the whole blob, which is then stored here too.

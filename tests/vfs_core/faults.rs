@@ -131,6 +131,19 @@ fn damaged_ciphertext_is_an_error_and_never_bytes() {
 }
 
 #[test]
+fn what_a_disk_damaged_is_fetched_again_where_the_server_has_it() {
+    let desk = quick();
+    desk.save("f", &pattern(1, 100_000));
+    desk.settle();
+    desk.folder.evict();
+    assert_eq!(desk.content("f"), pattern(1, 100_000), "now it is here as well as there");
+    desk.folder.damage();
+    let fresh =
+        Desk { vfs: Vfs::single(desk.folder.clone(), VfsOptions::default()).unwrap(), folder: desk.folder.clone() };
+    assert_eq!(fresh.content("f"), pattern(1, 100_000));
+}
+
+#[test]
 fn a_viewer_reads_and_does_not_write() {
     let desk = quick();
     let ino = desk.save("f", b"text");

@@ -163,6 +163,10 @@ impl FolderSource for AsItWas {
         self.live.read_local(blob, offset, out)
     }
 
+    fn drop_damaged(&self, blob: &BlobId) -> Result<bool, VfsError> {
+        self.live.drop_damaged(blob)
+    }
+
     fn has_local(&self, blob: &BlobId) -> bool {
         self.live.has_local(blob)
     }
