@@ -143,7 +143,6 @@ impl Replica {
             file_lock: Mutex::new(Some(lock)),
         });
         shared.replay(ops, last)?;
-        shared.sweep_now()?;
         let worker = Arc::clone(&shared);
         let thread = threads::spawn("kegfs-journal", move || worker.journal_thread())
             .map_err(|error| ReplicaError::io(dir, error))?;

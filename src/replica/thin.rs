@@ -26,8 +26,13 @@ use super::base::Cache;
 use super::flush::put_meta;
 use super::replica::{Replica, Shared, meta};
 use super::state::{Place, State};
+use crate::format::limits::THIN_MAX_KEPT;
 use crate::format::{RetentionRule, Thinning};
 use crate::keg::retention::{self, Dated};
+
+/// Moments that stay for the one reason that those after them are left to the next entry: the last of an hour, a day and a
+/// week, by either of the times.
+const AT_THE_CUT: usize = 6;
 
 /// A thinning that counts, with what it depends on.
 #[derive(Clone, Debug)]
@@ -110,6 +115,12 @@ fn moments(conn: &Connection, from: u64, upto: u64) -> rusqlite::Result<Vec<Date
             Dated { seq, time_ms: created_ms.min(latest_ms) }
         })
         .collect())
+}
+
+/// The first of the moments (descending) that is not among those kept (ascending).
+fn first_gone(moments: &[(Dated, i64)], keep: &[u64]) -> Option<u64> {
+    let ascending = moments.iter().rev().map(|(moment, _)| moment.seq).enumerate();
+    ascending.into_iter().find(|(index, seq)| keep.get(*index) != Some(seq)).map(|(_, seq)| seq)
 }
 
 /// Notes between which moments rows are to be looked through. `gone` is descending.
@@ -220,17 +231,6 @@ impl Shared {
         }
         Ok(())
     }
-
-    /// The same in a transaction of its own, when nobody reads yet.
-    pub(super) fn sweep_now(&self) -> Result<(), ReplicaError> {
-        let writer = self.writer.lock();
-        writer.run(|conn| {
-            conn.execute_batch("BEGIN IMMEDIATE")?;
-            self.sweep(conn)?;
-            conn.execute_batch("COMMIT")
-        })?;
-        self.pool.advance()
-    }
 }
 
 impl Replica {
@@ -273,6 +273,17 @@ impl Replica {
         now_ms: i64,
         lasting: &[u64],
     ) -> Result<Option<Thinnable>, ReplicaError> {
+        self.thinnable_by(rule, now_ms, lasting, THIN_MAX_KEPT)
+    }
+
+    /// The same for an entry that names at most `most`: the front of it, where the rule keeps more.
+    pub(super) fn thinnable_by(
+        &self,
+        rule: &RetentionRule,
+        now_ms: i64,
+        lasting: &[u64],
+        most: usize,
+    ) -> Result<Option<Thinnable>, ReplicaError> {
         if rule.keep_all_s == RetentionRule::FOREVER {
             return Ok(None);
         }
@@ -285,7 +296,7 @@ impl Replica {
             let newest =
                 conn.prepare_cached(newest)?.query_row([all_from_ms], |row| row.get::<_, i64>(0)).optional()?;
             let Some(newest) = newest.map(i64::cast_unsigned) else { return Ok(None) };
-            let upto = (newest + 1).min(head);
+            let mut upto = (newest + 1).min(head);
             let mut clock = conn.prepare_cached("SELECT clock_ms FROM log WHERE seq = ?1")?;
             let mut dated = Vec::new();
             for mut moment in moments(conn, origin, upto)? {
@@ -294,10 +305,18 @@ impl Replica {
                 let seen_ms = clock.query_row([int(moment.seq)], |row| row.get(0))?;
                 dated.push((moment, seen_ms));
             }
-            let keep = retention::choose(rule, now_ms, &dated, lasting);
-            let ascending = dated.iter().rev().map(|(moment, _)| moment.seq).enumerate();
-            let first = ascending.into_iter().find(|(index, seq)| keep.get(*index) != Some(seq)).map(|(_, seq)| seq);
-            let Some(from) = first else { return Ok(None) };
+            let mut keep = retention::choose(rule, now_ms, &dated, lasting);
+            let Some(mut from) = first_gone(&dated, &keep) else { return Ok(None) };
+            let named = keep.partition_point(|seq| *seq < from);
+            if keep.len() - named > most {
+                upto = keep[named + most.saturating_sub(AT_THE_CUT)];
+                dated.retain(|(moment, _)| moment.seq < upto);
+                keep = retention::choose(rule, now_ms, &dated, lasting);
+                match first_gone(&dated, &keep) {
+                    Some(first) => from = first,
+                    None => return Ok(None),
+                }
+            }
             let moments = (dated.len() - keep.len()) as u64;
             let keep = keep.into_iter().filter(|seq| *seq >= from).collect();
             Ok(Some(Thinnable { body: Thinning { from, upto, keep }, moments }))

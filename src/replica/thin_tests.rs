@@ -215,6 +215,35 @@ fn what_is_proposed_is_what_happens_and_nothing_is_left_to_propose() {
 }
 
 #[test]
+fn what_one_entry_cannot_name_is_left_to_the_next() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    let half_hour = |seq: u64| 1_800_000 * seq as i64;
+    for seq in 1..=100 {
+        let mut entry = confirmed(seq, BOB, seq, Some(vec![op(seq - 1, file(keg(seq as u32), &format!("f{seq}")))]));
+        entry.envelope.created_ms = half_hour(seq);
+        replica.apply(&[entry], None).unwrap();
+    }
+    let forever = RetentionRule::FOREVER;
+    let rule = RetentionRule { keep_all_s: 3600, hourly_s: forever, daily_s: forever, weekly_s: forever };
+    // The entries that thin out stay themselves: they are younger than an hour.
+    let now_ms = half_hour(104);
+    let (most, mut seq) = (20, 100);
+    while let Some(found) = replica.thinnable_by(&rule, now_ms, &[], most).unwrap() {
+        assert!(found.body.keep.len() <= most, "{found:?}");
+        seq += 1;
+        let mut entry = thinning(seq, Thin { body: found.body, rule, now_ms, lasting: vec![] });
+        entry.envelope.created_ms = now_ms;
+        replica.apply(&[entry], None).unwrap();
+        assert!(seq < 110, "it comes to an end");
+    }
+    assert!(seq > 102, "in several entries");
+    let left = (1..100).filter(|seq| replica.at(*seq).is_ok()).count();
+    assert!((50..=52).contains(&left), "one of each hour is left, not {left}");
+    assert!(replica.view().warnings(0, 9).unwrap().is_empty(), "none of it is against the rule");
+}
+
+#[test]
 fn a_removed_file_that_is_open_stays_readable_until_it_is_closed() {
     let dir = tempdir();
     let replica = open(dir.path());
