@@ -9,5 +9,7 @@ mod at;
 mod conflicts;
 #[path = "past_stories/mounts.rs"]
 mod mounts;
+#[path = "past_stories/release.rs"]
+mod release;
 #[path = "past_stories/retention.rs"]
 mod retention;

@@ -14,7 +14,7 @@ use kegfs::format::{
     AccountId, Batch, ChainHash, DbId, DeviceId, EntryHash, EntryKind, Envelope, Head, KegId, NodeKind, OpKind,
     SignedEntry, decode, encode, limits,
 };
-use kegfs::replica::{Confirmed, OpenParams, Replica, StagedEntry};
+use kegfs::replica::{Added, Confirmed, OpenParams, Replica, StagedEntry};
 
 const CHILD: &str = "KEGFS_REPLICA_CRASH_CHILD";
 const DEVICE: DeviceId = DeviceId([0xa; 32]);
@@ -85,6 +85,7 @@ fn sequenced(entry: &StagedEntry, seq: u64) -> Confirmed {
         envelope,
         batch: Some(batch),
         horizon: 0,
+        added: Added::Known,
         thin: None,
         label: "laptop".to_owned(),
         signed: None,

@@ -63,6 +63,9 @@ struct Serve {
     /// Seconds for which a file's lock is kept for a device that is not heard of [default: 10].
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u8).range(1..=120))]
     lock_lease: Option<u8>,
+    /// How long content is kept after an owner or admin has released it; `0s`, `12h`, `7d` [default: 7d].
+    #[arg(long, value_name = "TIME", value_parser = period)]
+    release_grace: Option<Duration>,
     /// Write the address to this file when the server is ready.
     #[arg(long, value_name = "FILE")]
     addr_file: Option<PathBuf>,
@@ -83,6 +86,19 @@ fn bytes(text: &str) -> Result<u64, String> {
     };
     let number: u64 = digits.parse().map_err(|_| "not a number of bytes".to_owned())?;
     number.checked_mul(factor).ok_or_else(|| "too large".to_owned())
+}
+
+fn period(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let seconds: u64 = match &text[digits.len()..] {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err("give a number and s, m, h or d".to_owned()),
+    };
+    let number: u32 = digits.parse().map_err(|_| "not a number".to_owned())?;
+    Ok(Duration::from_secs(u64::from(number) * seconds))
 }
 
 fn main() -> ExitCode {
@@ -129,6 +145,9 @@ fn serve(data: PathBuf, options: Serve) -> anyhow::Result<()> {
     }
     if let Some(seconds) = options.lock_lease {
         config.limits.lock_lease = Duration::from_secs(seconds.into());
+    }
+    if let Some(grace) = options.release_grace {
+        config.limits.release_grace = grace;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("kegd").build()?;
     runtime.block_on(run(config, options.addr_file))

@@ -59,6 +59,8 @@ fn kind(what: &Happening) -> &'static str {
         Happening::Invited { .. } => "invited",
         Happening::InviteCancelled { .. } => "invite_cancelled",
         Happening::InviteEnded { .. } => "invite_ended",
+        Happening::ReleasedInUse { .. } => "released_in_use",
+        Happening::ContentLost { .. } => "content_lost",
     }
 }
 
@@ -123,6 +125,14 @@ fn text(what: &Happening) -> String {
         Happening::ThinnedAhead { ahead_s } => format!(
             "thinned out the past by a clock that is {} h ahead: more of it is gone than the rule says; ask, and consider kegfs member remove",
             ahead_s.div_ceil(3600)
+        ),
+        Happening::ReleasedInUse { blobs } => format!(
+            "told the server to remove {blobs} pieces of content that files or kept versions consist of: an editor's client that has \
+             them sends them again; ask, and consider kegfs member remove"
+        ),
+        Happening::ContentLost { blobs } => format!(
+            "{blobs} pieces of content that unsent work here refers to were removed while this machine was away, and cannot be \
+             read any more: kegfs history shows older versions of the files"
         ),
         Happening::FalseAccount { what } => what.clone(),
         Happening::Stalled { reason } => {

@@ -297,6 +297,20 @@ pub enum Happening {
         #[n(1)]
         ends_ms: i64,
     },
+    /// The actor has released content that files or kept versions consist of: the server will remove it.
+    #[n(43)]
+    ReleasedInUse {
+        /// How many blobs.
+        #[n(0)]
+        blobs: u64,
+    },
+    /// Content that own unsent work refers to was removed while this machine was away.
+    #[n(44)]
+    ContentLost {
+        /// How many blobs.
+        #[n(0)]
+        blobs: u64,
+    },
 }
 
 impl Happening {
@@ -314,6 +328,8 @@ impl Happening {
             | Self::Stalled { .. }
             | Self::OverThinned { .. }
             | Self::ThinnedAhead { .. }
+            | Self::ReleasedInUse { .. }
+            | Self::ContentLost { .. }
             | Self::Altered { .. } => true,
             Self::Created
             | Self::Invited { .. }

@@ -20,7 +20,7 @@ use super::replica::{Replica, Shared};
 use super::rows::{NameRow, NodeRow};
 use super::state::State;
 use super::types::{Change, Confirmed, StagedEntry, Standing};
-use super::{Activity, Happening, ReplicaError, activity, standing, thin};
+use super::{Activity, Happening, ReplicaError, activity, release, standing, thin};
 use crate::format::{ChainHash, Head, KegId, SignedEntry, decode, encode};
 use crate::keg::{self, Applied, Context};
 use crate::sys::clock;
@@ -199,6 +199,11 @@ impl Shared {
                 for what in told.into_iter().flatten() {
                     writer.run(|conn| activity::add(conn, &activity_of(entry, what)))?;
                 }
+            }
+            let in_use = writer.run(|conn| release::note(conn, entry))?;
+            if in_use > 0 {
+                let what = Happening::ReleasedInUse { blobs: in_use };
+                writer.run(|conn| activity::add(conn, &activity_of(entry, what)))?;
             }
             entry.activity.iter().try_for_each(|activity| writer.run(|conn| activity::add(conn, activity)))?;
         }

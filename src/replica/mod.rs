@@ -31,6 +31,7 @@ mod layer;
 mod overlay;
 mod past;
 mod pool;
+mod release;
 #[allow(clippy::module_inception)]
 mod replica;
 mod restore;
@@ -55,8 +56,8 @@ pub use restore::{Later, PlannedStep, RestorePlan, Step};
 pub use story::{ConflictName, Moment, NameSpan, RemovedNode};
 pub use thin::{PastSize, Thin, Thinnable};
 pub use types::{
-    Change, Confirmed, DirEntry, LogLine, MemberInfo, NameEntry, NameOf, OpenParams, Pending, PendingCounts, Slot,
-    StagedEntry, Standing, Xattr,
+    Added, Change, Confirmed, DirEntry, LogLine, MemberInfo, NameEntry, NameOf, OpenParams, Pending, PendingCounts,
+    Slot, StagedEntry, Standing, Xattr,
 };
 pub use view::View;
 
@@ -66,6 +67,8 @@ mod checkpoint_tests;
 mod model_tests;
 #[cfg(test)]
 mod past_tests;
+#[cfg(test)]
+mod release_tests;
 #[cfg(test)]
 mod restore_tests;
 #[cfg(test)]

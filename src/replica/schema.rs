@@ -7,7 +7,7 @@
 /// The steps that lead to the layout of `state.db`; its number (`PRAGMA user_version`) is how many were taken. A step
 /// that was released is never changed.
 pub(super) const STATE: &[&str] =
-    &[STATE_1, STATE_ACTIVITY, STATE_CHECKPOINT, STATE_ALLOCATED, STATE_PAST, STATE_THINNED];
+    &[STATE_1, STATE_ACTIVITY, STATE_CHECKPOINT, STATE_ALLOCATED, STATE_PAST, STATE_THINNED, STATE_BLOBS];
 
 /// The tables.
 pub(super) const STATE_1: &str = "
@@ -147,6 +147,19 @@ CREATE INDEX node_past_end ON node_past (to_seq);
 CREATE INDEX dentry_past_end ON dentry_past (to_seq);
 CREATE INDEX extent_past_end ON extent_past (to_seq);
 CREATE INDEX xattr_past_end ON xattr_past (to_seq);
+";
+
+/// What the server keeps for the folder, see `release.rs`. `released`: the entry that released it, if none has added it since.
+/// `checkpoint`: the epoch whose state it is of. `loose`: to be looked at whether anything refers to it. `missed`: released
+/// although something shows it. Blobs that were added before
+/// this step (`meta.blobs_since`) are not known, and stay.
+const STATE_BLOBS: &str = "
+CREATE TABLE blob (id BLOB PRIMARY KEY, size INTEGER NOT NULL, released INTEGER, checkpoint INTEGER) WITHOUT ROWID;
+CREATE TABLE loose (id BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE missed (id BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE INDEX extent_blob ON extent (blob);
+CREATE INDEX extent_past_blob ON extent_past (blob);
+INSERT INTO meta SELECT 'blobs_since', value FROM meta WHERE key = 'mark_seq' AND value > 0;
 ";
 
 /// As [`STATE`], of `journal.db`.

@@ -97,6 +97,7 @@ pub(super) fn confirmed(seq: u64, device: DeviceId, counter: u64, ops: Option<Ve
         envelope: envelope(device, counter),
         batch: ops.map(|ops| Batch { ops }),
         horizon: 0,
+        added: Added::Known,
         thin: None,
         label: label(&device),
         signed: None,

@@ -24,6 +24,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::ReplicaError;
 use super::base::Cache;
 use super::flush::put_meta;
+use super::release;
 use super::replica::{Replica, Shared, meta};
 use super::state::{Place, State};
 use crate::format::limits::THIN_MAX_KEPT;
@@ -151,6 +152,12 @@ fn sweep(conn: &Connection, held: impl Fn(u64) -> bool) -> rusqlite::Result<()> 
     let mut owed = conn.prepare_cached("SELECT after, upto FROM owed")?;
     let gaps = owed.query_map([], |row| Ok([row.get::<_, i64>(0)?, row.get::<_, i64>(1)?]))?;
     let gaps = gaps.collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut loose = conn.prepare_cached(
+        "INSERT OR IGNORE INTO loose SELECT blob FROM extent_past WHERE to_seq > ?1 AND to_seq <= ?2 AND from_seq > ?1",
+    )?;
+    for gap in &gaps {
+        loose.execute(*gap)?;
+    }
     for table in ["node_past", "dentry_past", "extent_past", "xattr_past"] {
         let sql = format!("DELETE FROM {table} WHERE to_seq > ?1 AND to_seq <= ?2 AND from_seq > ?1");
         let mut delete = conn.prepare_cached(&sql)?;
@@ -158,7 +165,8 @@ fn sweep(conn: &Connection, held: impl Fn(u64) -> bool) -> rusqlite::Result<()> 
             delete.execute(*gap)?;
         }
     }
-    conn.execute("DELETE FROM owed", []).map(|_| ())
+    conn.execute("DELETE FROM owed", [])?;
+    release::tidy(conn)
 }
 
 /// What files contained that were removed before `thinned` ends with their removal.
@@ -175,6 +183,7 @@ fn settle(conn: &Connection, held: impl Fn(u64) -> bool) -> rusqlite::Result<()>
             continue;
         }
         let (ino, end) = row;
+        conn.prepare_cached("INSERT OR IGNORE INTO loose SELECT blob FROM extent WHERE ino = ?1")?.execute([ino])?;
         let shown = "EXISTS (SELECT 1 FROM kept WHERE kept.seq >= t.seq AND kept.seq < ?2)";
         for (table, columns) in [
             ("extent", "ino, offset, len, blob, blob_offset, chunk_len, chunk_skip, key"),
@@ -346,7 +355,7 @@ impl Replica {
         self.reading(|conn| moment_before(conn, seq))
     }
 
-    fn reading<T>(&self, body: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, ReplicaError> {
+    pub(super) fn reading<T>(&self, body: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, ReplicaError> {
         let state = self.shared().state.read();
         if state.closed {
             return Err(ReplicaError::Closed);

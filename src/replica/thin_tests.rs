@@ -17,13 +17,13 @@ const CAROL: DeviceId = DeviceId([0xc; 32]);
 const DAY_MS: i64 = 86_400_000;
 
 /// Lets everything go that is not kept by name.
-const NONE: RetentionRule = RetentionRule { keep_all_s: 0, hourly_s: 0, daily_s: 0, weekly_s: 0 };
+pub(super) const NONE: RetentionRule = RetentionRule { keep_all_s: 0, hourly_s: 0, daily_s: 0, weekly_s: 0 };
 
-fn thin(from: u64, upto: u64, keep: Vec<u64>, rule: RetentionRule) -> Thin {
+pub(super) fn thin(from: u64, upto: u64, keep: Vec<u64>, rule: RetentionRule) -> Thin {
     Thin { body: Thinning { from, upto, keep }, rule, now_ms: AT / 1_000_000 + DAY_MS, lasting: vec![] }
 }
 
-fn thinning(seq: u64, thin: Thin) -> Confirmed {
+pub(super) fn thinning(seq: u64, thin: Thin) -> Confirmed {
     Confirmed { thin: Some(thin), ..confirmed(seq, CAROL, seq, None) }
 }
 

@@ -41,6 +41,17 @@ pub struct Standing {
     pub members: Vec<MemberInfo>,
 }
 
+/// What the blobs that an entry adds are to the folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Added {
+    /// Nothing: the entry does not count.
+    Ignored,
+    /// Of the folder; what refers to them was read.
+    Known,
+    /// Of the folder; what refers to them could not be read here, for lack of the key.
+    Unread,
+}
+
 /// One verified entry of the log, ready to be applied.
 #[derive(Clone, Debug)]
 pub struct Confirmed {
@@ -55,7 +66,9 @@ pub struct Confirmed {
     pub batch: Option<Batch>,
     /// From where on the past exists for the entry: see [`crate::keg::Context::horizon`].
     pub horizon: u64,
-    /// It thins out the past.
+    /// What the blobs that it adds are.
+    pub added: Added,
+    /// It thins out the past, or releases blobs.
     pub thin: Option<super::Thin>,
     /// The author's label for conflict names, the same on every replica (from the author's account log).
     pub label: String,

@@ -61,6 +61,10 @@ pub struct Limits {
     pub streams_per_account: usize,
     /// How long a lock is kept for a device that is not heard of.
     pub lock_lease: Duration,
+    /// How long a blob is kept after an entry has released it: what was released by mistake or malice can be added again.
+    pub release_grace: Duration,
+    /// How long an uploaded blob is kept that no entry refers to.
+    pub upload_keep: Duration,
     /// Connections at once.
     pub connections: usize,
     /// Connections of one address at once, so that none takes all places. An office behind one address has a few for
@@ -104,6 +108,9 @@ impl Default for Limits {
             streams_per_account: 64,
             // Long enough for a network that changes; short enough to wait for after a crash.
             lock_lease: Duration::from_secs(10),
+            release_grace: Duration::from_secs(7 * 86_400),
+            // A client that was interrupted goes on with what it has uploaded; one that is not heard of for a day sends again.
+            upload_keep: Duration::from_secs(86_400),
             connections: 10_000,
             connections_per_address: 2000,
             header_time: Duration::from_secs(15),

@@ -8,9 +8,10 @@
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lru::LruCache;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 
 use super::accounts::Accounts;
 use super::auth::now_ms;
@@ -35,6 +36,9 @@ const CACHED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// Newest entries of a folder that are remembered because they may not be in the store yet; more than the committing
 /// thread lets wait.
 const RECENT: usize = 8192;
+
+/// See [`Folders::alone`]: many more than threads that remove blobs, of which there is one.
+const GATES: usize = 64;
 
 /// A folder in use.
 struct Loaded {
@@ -85,6 +89,10 @@ pub struct Folders {
     committer: Committer,
     hub: Hub,
     locks: Arc<Locks>,
+    /// How long a released blob is kept, milliseconds.
+    grace_ms: i64,
+    /// Shared by who refers to blobs, alone for who removes them; folders are spread over them. Lock order: these first.
+    gates: [RwLock<()>; GATES],
     /// Lock order: this one before a slot's, and never held while waiting for it.
     slots: Mutex<LruCache<DbId, Arc<Mutex<Slot>>>>,
 }
@@ -95,8 +103,20 @@ impl Folders {
         store: Arc<dyn LogStore>,
         blobs: Arc<dyn BlobStore>,
         (accounts, committer, hub, locks): (Arc<Accounts>, Committer, Hub, Arc<Locks>),
+        release_grace: Duration,
     ) -> Self {
-        Self { store, blobs, accounts, committer, hub, locks, slots: Mutex::new(LruCache::new(CACHED)) }
+        let grace_ms = i64::try_from(release_grace.as_millis()).unwrap_or(i64::MAX);
+        Self {
+            store,
+            blobs,
+            accounts,
+            committer,
+            hub,
+            locks,
+            grace_ms,
+            gates: [const { RwLock::new(()) }; GATES],
+            slots: Mutex::new(LruCache::new(CACHED)),
+        }
     }
 
     /// The folder's current epoch. Blocks.
@@ -207,6 +227,8 @@ impl Folders {
         }
         self.member(caller, &db)?;
         self.accounts.require(&envelope.author, envelope.account_head)?;
+        // Blobs that are here now stay until the entry that adds them has its place.
+        let _none_is_removed = self.gate(&db).read();
         self.check_blobs(&db, &envelope)?;
 
         let slot = self.slots.lock().get_or_insert(db, Arc::default).clone();
@@ -236,11 +258,24 @@ impl Folders {
             loaded.recent.pop_front();
         }
         let (mut job, changed) = writes(&loaded.state, payer, &advanced, encode(&request.entry), boxes);
+        let due_ms = now_ms().saturating_add(self.grace_ms);
+        let releases = advanced.envelope.releases.iter();
+        job.extend(releases.map(|blob| Write::Release { db, blob: blob.id, seq: advanced.seq, due_ms }));
         job.extend(told.map(|account| Write::Former { db, account, seq: advanced.seq }));
         job.extend(closed);
         // Under the slot's lock: the order of submission is the order of the log.
         let pending = self.submit(job, &loaded.state, &advanced, changed);
         Ok(Ordered { pending, seq: advanced.seq, generation })
+    }
+
+    /// Until this is dropped, no entry of the folder is given its place, nor those whose blobs were looked at before: who
+    /// removes blobs cannot meet one that is being referred to again. What was ordered before may not be stored yet.
+    pub fn alone(&self, db: &DbId) -> RwLockWriteGuard<'_, ()> {
+        self.gate(db).write()
+    }
+
+    fn gate(&self, db: &DbId) -> &RwLock<()> {
+        &self.gates[usize::from(db.0[0]) % self.gates.len()]
     }
 
     /// Notes that the caller waits to become a member by an invite, and lets the members' clients know. The same again
@@ -370,7 +405,6 @@ fn writes(
         Write::Author { db, device: envelope.device, last: state.author(&envelope.device) },
     ];
     job.extend(envelope.adds.iter().map(|blob| Write::Blob { db, blob: *blob }));
-    job.extend(envelope.releases.iter().map(|blob| Write::Release { db, blob: blob.id, seq: advanced.seq }));
     if advanced.standing_changed {
         job.push(Write::Standing { db, bytes: state.to_bytes() });
     }

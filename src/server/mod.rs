@@ -11,6 +11,7 @@ mod commit;
 mod config;
 mod error;
 mod folders;
+mod garbage;
 mod hub;
 mod listen;
 mod locks;
@@ -87,7 +88,7 @@ impl App {
         let accounts = Arc::new(Accounts::new(store.clone(), committer.clone()));
         let locks = Arc::new(Locks::new(limits.lock_lease, hub.clone(), store.clone(), committer.clone()));
         let parts = (accounts.clone(), committer.clone(), hub.clone(), locks.clone());
-        let folders = Folders::new(store.clone(), blobs.clone(), parts);
+        let folders = Folders::new(store.clone(), blobs.clone(), parts, limits.release_grace);
         Self {
             auth: Auth::new(name, store.clone(), committer.clone()),
             quota: Arc::new(Quota::new(limits.quota_bytes, store.clone())),
@@ -126,6 +127,7 @@ pub struct Running {
     hub: Hub,
     config: Config,
     task: JoinHandle<std::io::Result<()>>,
+    garbage: JoinHandle<()>,
     /// The data directory's lock, held while the server runs.
     _lock: files::FileLock,
 }
@@ -169,6 +171,7 @@ impl Server {
 
         let app = Arc::new(App::new(config.clone(), name, store, blobs, committer));
         let hub = app.hub.clone();
+        let garbage = tokio::spawn(garbage::collect(Arc::downgrade(&app)));
         let service = routes::router(app).into_make_service_with_connect_info::<SocketAddr>();
         let guard = listen::Guard::new(&config.limits);
         let handle = Handle::new();
@@ -193,7 +196,7 @@ impl Server {
         };
         handle.listening().await;
         tracing::info!(%address, https, data = %data.display(), "listening");
-        Ok(Running { address, https, invite, fingerprint, handle, hub, config, task, _lock: lock })
+        Ok(Running { address, https, invite, fingerprint, handle, hub, config, task, garbage, _lock: lock })
     }
 
     /// Makes an admission code for `uses` registrations, also beside a running server. Blocks.
@@ -256,6 +259,7 @@ impl Running {
     /// [`ServerError::Serve`] when the listener had failed.
     pub async fn stop(self) -> Result<(), ServerError> {
         self.hub.close();
+        self.garbage.abort();
         self.handle.graceful_shutdown(Some(self.config.limits.stop_time));
         match self.task.await {
             Ok(served) => served.map_err(ServerError::Serve),

@@ -88,6 +88,15 @@ impl Quota {
     }
 }
 
+impl Quota {
+    /// So much was removed of what the account's folders take.
+    pub fn give_back(&self, payer: &AccountId, bytes: u64) {
+        if let Some(used) = self.used.lock().get_mut(payer) {
+            used.stored_bytes = used.stored_bytes.saturating_sub(bytes);
+        }
+    }
+}
+
 impl Reservation {
     /// The upload has arrived and takes this much.
     pub fn stored(self, bytes: u64) {

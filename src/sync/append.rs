@@ -41,7 +41,7 @@ pub(super) async fn seal(
     let sealed = tokio::task::spawn_blocking(move || {
         let position = folder.position(&verified)?;
         let secrets = verified.ring.epoch(position.epoch)?;
-        let carried = carry(&folder, &ops, verified.past_from())?;
+        let carried = carry(&folder, &ops, verified.past_from(), &adds)?;
         let (last_op, mut adds) = (carried.last, adds);
         if carried.last < ops.last().map_or(0, |pending| pending.number) {
             // Not all of them fit: their blobs come with the next entry.
@@ -60,7 +60,8 @@ pub(super) async fn seal(
     sealed.await.map_err(|_| SyncError::Closed)?
 }
 
-fn blobs_of(op: &Op) -> Vec<BlobId> {
+/// The blobs that an operation refers to.
+pub(super) fn blobs_of(op: &Op) -> Vec<BlobId> {
     match &op.kind {
         OpKind::Content { extents, .. } => extents.iter().map(|extent| extent.blob).collect(),
         _ => Vec::new(),

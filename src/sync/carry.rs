@@ -6,22 +6,26 @@
 //! into the entry what is missing: [`OpKind::Revive`] and the content before a write to what was removed, the whole content
 //! instead of a change where a conflict sibling must come of it.
 //!
-//! And whatever an entry refers to, it gives keys of whole chunks only: bytes beside the wanted ones are sealed anew.
+//! And whatever an entry refers to, it gives keys of whole chunks only: bytes beside the wanted ones are sealed anew; and
+//! blobs that were released since are added again, so that the server keeps them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::append::blobs_of;
 use super::reach::Packer;
-use super::{Folder, SyncError};
+use super::{FetchError, Folder, SyncError};
 use crate::format::limits::BATCH_MAX_OPS;
-use crate::format::{BlobRef, Extent, KegId, NodeKind, Op, OpKind, encode};
+use crate::format::{BlobId, BlobRef, Extent, KegId, NodeKind, Op, OpKind, encode};
 use crate::keg::Node;
-use crate::replica::Pending;
+use crate::replica::{Happening, Pending};
 
 /// Encoded bytes that operations from before the horizon may have in an entry, beside what an entry usually has.
 const BYTES: usize = 64 * 1024;
 /// The same where such an operation is the only one: with padding and blobs below the 1 MiB that an entry may have.
 const BYTES_ALONE: usize = 832 * 1024;
+/// Blobs that are added for them, unless one operation alone needs more: as many as an entry usually adds.
+const BLOBS: usize = 2048;
 
 /// What is to be sealed.
 pub(super) struct Carried {
@@ -29,19 +33,26 @@ pub(super) struct Carried {
     pub last: u64,
     /// The operations.
     pub ops: Vec<Op>,
-    /// Blobs that were sealed anew; in the spool.
+    /// Blobs that were sealed anew, or that were released; in the spool.
     pub adds: Vec<BlobRef>,
 }
 
 /// Makes `pending` independent of what was before `horizon`, where the current epoch began; the front of it, if all does
-/// not fit. Blocks.
-pub(super) fn carry(folder: &Arc<Folder>, pending: &[Pending], horizon: u64) -> Result<Carried, SyncError> {
+/// not fit. `added`: what the entry adds anyway. Blocks.
+pub(super) fn carry(
+    folder: &Arc<Folder>,
+    pending: &[Pending],
+    horizon: u64,
+    added: &[BlobRef],
+) -> Result<Carried, SyncError> {
     let mut carrier = Carrier {
         folder,
         horizon,
         ops: Vec::new(),
         bytes: 0,
         adds: Vec::new(),
+        known: added.iter().map(|blob| blob.id).collect(),
+        lost: 0,
         revived: HashSet::new(),
         diverted: HashMap::new(),
     };
@@ -60,10 +71,19 @@ pub(super) fn carry(folder: &Arc<Folder>, pending: &[Pending], horizon: u64) -> 
             // More than any entry can hold: as it is. What was before the horizon stays behind.
             carrier.ops.push(Op::clone(op));
         }
-        last = *number;
-        if carrier.bytes > BYTES {
+        carrier.add_again(ops)?;
+        if carrier.adds.len() > BLOBS && index > 0 {
+            carrier.ops.truncate(ops);
+            carrier.adds.truncate(adds);
             break;
         }
+        last = *number;
+        if carrier.bytes > BYTES || carrier.adds.len() > BLOBS {
+            break;
+        }
+    }
+    if carrier.lost > 0 {
+        folder.note_once(Happening::ContentLost { blobs: carrier.lost });
     }
     Ok(Carried { last, ops: carrier.ops, adds: carrier.adds })
 }
@@ -74,6 +94,10 @@ struct Carrier<'a> {
     ops: Vec<Op>,
     bytes: usize,
     adds: Vec<BlobRef>,
+    /// Blobs that need not be looked at any more.
+    known: HashSet<BlobId>,
+    /// Blobs that nobody has any more.
+    lost: u64,
     /// Brought back by an operation before.
     revived: HashSet<KegId>,
     /// Files of whose content an operation before has made a sibling, and the first change that it had not seen.
@@ -84,6 +108,22 @@ impl Carrier<'_> {
     fn put(&mut self, op: Op) {
         self.bytes += encode(&op).len();
         self.ops.push(op);
+    }
+
+    /// Adds the blobs again that the operations from this one on refer to and that were released.
+    fn add_again(&mut self, from: usize) -> Result<(), SyncError> {
+        let named = self.ops[from..].iter().flat_map(blobs_of).filter(|id| self.known.insert(*id));
+        let named: Vec<BlobId> = named.collect();
+        if named.is_empty() {
+            return Ok(());
+        }
+        for id in self.folder.replica.released(&named)? {
+            match self.folder.spool_again(&id)? {
+                Some(blob) => self.adds.push(blob),
+                None => self.lost += 1,
+            }
+        }
+        Ok(())
     }
 
     fn op(&mut self, op: &Op) -> Result<(), SyncError> {
@@ -248,9 +288,18 @@ impl Carrier<'_> {
             if !pack.fits(extent.len as usize) {
                 self.spool(&mut pack, &mut packed, &mut all)?;
             }
-            let bytes = self.folder.read_extent(extent)?;
-            all[index] = pack.add(extent.offset, &bytes)?;
-            packed.push(index);
+            match self.folder.read_extent(extent) {
+                Ok(bytes) => {
+                    all[index] = pack.add(extent.offset, &bytes)?;
+                    packed.push(index);
+                }
+                // Unreadable, which is what it is; the key would still open what others may have kept of the chunk.
+                Err(SyncError::PastGone(FetchError::Missing(_))) => {
+                    all[index] = Extent { chunk_len: extent.len, chunk_skip: 0, key: [0; 32], ..extent.clone() };
+                    self.lost += 1;
+                }
+                Err(error) => return Err(error),
+            }
         }
         self.spool(&mut pack, &mut packed, &mut all)?;
         Ok(all)

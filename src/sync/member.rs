@@ -37,6 +37,8 @@ pub(super) enum Work {
     Checkpoint(Arc<Prepared>),
     /// What thins out the past.
     Thin(Arc<Report>),
+    /// What keeps content that was released in use.
+    Keep,
 }
 
 /// How much of the past a newcomer gets.
@@ -97,6 +99,11 @@ impl Folder {
     /// The same with what thins out the past.
     pub(super) async fn post_thinning(&self, report: Arc<Report>) -> Result<(), SyncError> {
         self.work(Work::Thin(report)).await
+    }
+
+    /// The same with what keeps content that was released in use.
+    pub(super) async fn post_keeping(&self) -> Result<(), SyncError> {
+        self.work(Work::Keep).await
     }
 
     async fn work(&self, work: Work) -> Result<(), SyncError> {

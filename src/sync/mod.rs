@@ -26,6 +26,7 @@ mod folder;
 mod follow;
 mod invites;
 mod join;
+mod keep;
 mod keys;
 mod letters;
 mod locks;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::fetch::deadline;
-use super::{Folder, SyncError};
+use super::{FetchError, Folder, SyncError};
 use crate::crypto::chunk::{self, ChunkKey, Opener};
 use crate::crypto::{padme, verified};
 use crate::format::{BlobId, BlobRef, Extent};
@@ -43,6 +43,37 @@ impl Folder {
         let skip = extent.chunk_skip as usize;
         let part = plain.get(skip..skip + extent.len as usize).ok_or_else(damaged)?;
         Ok(Zeroizing::new(part.to_vec()))
+    }
+
+    /// A blob that was released, from here or from the server; `None` where that has removed it and it is not here either.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// Where the server cannot be asked now.
+    pub(super) fn own_or_fetched(&self, id: &BlobId) -> Result<Option<Bytes>, SyncError> {
+        match self.local.read(id) {
+            Ok(bytes) if verified::blob_id(&bytes) == *id.as_bytes() => return Ok(Some(bytes.into())),
+            _ => {}
+        }
+        match self.fetch_until(id, deadline(PATIENCE)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(FetchError::Missing(_)) => Ok(None),
+            Err(FetchError::Offline | FetchError::TimedOut) => {
+                Err(SyncError::TimedOut("fetching content that is to be kept"))
+            }
+            Err(error) => Err(SyncError::PastGone(error)),
+        }
+    }
+
+    /// The same, in the spool, to be added again.
+    ///
+    /// # Errors
+    /// Those of the spool, too.
+    pub(super) fn spool_again(&self, id: &BlobId) -> Result<Option<BlobRef>, SyncError> {
+        let Some(bytes) = self.own_or_fetched(id)? else { return Ok(None) };
+        self.local.spool(id, &bytes)?;
+        self.local.sync_spool(&[*id])?;
+        Ok(Some(BlobRef { id: *id, size_bytes: bytes.len() as u64 }))
     }
 }
 

@@ -1,10 +1,11 @@
-//! For how long the past is kept, and thinning it out.
+//! For how long the past is kept, thinning it out, and releasing what nothing refers to any more.
 //!
 //! Owners set the rule. What it lets go is taken away by an entry of somebody who administers and knows the whole past, at
 //! most once a day, by whoever's turn it is ([`super::steward`]); or when the user asks for it. The entry is made on the
 //! log's newest entry, so that its author knows all that refers to the past.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -12,7 +13,8 @@ use super::member::Change;
 use super::session::CALL_DEADLINE;
 use super::verify::{Chains, Verified};
 use super::{Folder, Session, SyncError};
-use crate::format::{RetentionRule, Role, SignedEntry};
+use crate::format::limits::ENTRY_MAX_BLOBS;
+use crate::format::{BlobRef, RetentionRule, Role, SignedEntry, Thinning};
 use crate::keyring::{Reason, Verdict};
 use crate::replica::PastSize;
 
@@ -20,6 +22,8 @@ use crate::replica::PastSize;
 const EVERY_MS: i64 = 24 * 3_600_000;
 /// How often an entry is signed anew because the log has grown meanwhile.
 const ATTEMPTS: usize = 16;
+/// Between two attempts where the server did not answer.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// A folder's past, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +41,10 @@ pub struct Retention {
 pub struct ThinnedOut {
     /// Versions of the folder that were taken away.
     pub moments: u64,
+    /// Blobs that the server need not keep any more.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// Where the uploader leaves what has come of it.
@@ -54,13 +62,29 @@ impl Folder {
             // When it was seen here: its author's clock may be anything.
             seq => self.replica.time_of(seq).ok().flatten(),
         };
-        let rested = last.is_none_or(|last_ms| now_ms.saturating_sub(last_ms) >= EVERY_MS);
+        let rests = |last_ms: i64| now_ms.saturating_sub(last_ms) < EVERY_MS;
+        if last.is_some_and(rests) {
+            return false;
+        }
         // Unreadable: looked at again later.
-        rested
-            && self
-                .replica
-                .thinnable(&verified.state.retention(), now_ms, &verified.state.lasting())
-                .is_ok_and(|found| found.is_some())
+        let thinnable = self.replica.thinnable(&verified.state.retention(), now_ms, &verified.state.lasting());
+        if thinnable.is_ok_and(|found| found.is_some()) {
+            return true;
+        }
+        // The first of them a day after the folder began.
+        let began = self.replica.time_of(1).ok().flatten();
+        !began.is_some_and(rests) && self.releasable(verified, 1).is_ok_and(|found| !found.is_empty())
+    }
+
+    /// Blobs that nobody refers to, at most `limit`.
+    fn releasable(&self, verified: &Verified, limit: usize) -> Result<Vec<BlobRef>, SyncError> {
+        let epochs = verified.state.epochs();
+        // Its state was thinned out: nobody can begin with it any more.
+        let gone = |epoch: u32| {
+            let began = epochs.iter().find(|known| known.start.epoch == epoch).map(|known| known.seq);
+            began.is_some_and(|seq| self.replica.moment_after(seq).is_ok_and(|there| there != seq))
+        };
+        Ok(self.replica.releasable(limit, &gone)?)
     }
 
     /// Takes away what the rule lets go.
@@ -71,41 +95,64 @@ impl Folder {
         Ok(done)
     }
 
-    /// Signs and appends the entry. No own entry is on its way.
+    /// Signs and appends entries until there is nothing left to do. No own entry is on its way.
     pub(super) async fn make_thinning(self: &Arc<Self>, report: &Arc<Report>) -> Result<(), SyncError> {
-        for _ in 0..ATTEMPTS {
+        let (mut attempts, mut moments) = (0, true);
+        while attempts < ATTEMPTS {
             self.catch_up().await?;
             let verified = Arc::clone(&self.verified).lock_owned().await;
             let this = Arc::clone(self);
-            let signing = tokio::task::spawn_blocking(move || this.sign_thinning(&verified));
-            let Some((entry, moments)) = signing.await.map_err(|_| SyncError::Closed)?? else { return Ok(()) };
+            let signing = tokio::task::spawn_blocking(move || this.sign_thinning(&verified, moments));
+            let Some((entry, done)) = signing.await.map_err(|_| SyncError::Closed)?? else { return Ok(()) };
             match self.remote.append(self.id(), &entry, &[]).await {
                 Ok(seq) => {
-                    tracing::debug!(db = %self.id(), seq, moments, "thinned out the past");
-                    report.0.lock().moments += moments;
-                    return self.catch_up().await;
+                    tracing::debug!(db = %self.id(), seq, ?done, "thinned out the past");
+                    let mut report = report.0.lock();
+                    report.moments += done.moments;
+                    report.blobs += done.blobs;
+                    report.bytes += done.bytes;
+                    (attempts, moments) = (0, false);
                 }
                 // Somebody was faster.
-                Err(error) if error.is_overtaken() => {}
-                // Whether it was appended is unknown. If it was, nothing is left to do.
-                Err(error) if error.is_transient() => {}
+                Err(error) if error.is_overtaken() => attempts += 1,
+                // Whether it was appended is unknown. If it was, that is not left to do.
+                Err(error) if error.is_transient() => {
+                    attempts += 1;
+                    tokio::time::sleep(AGAIN).await;
+                }
                 Err(error) => return Err(error.into()),
             }
         }
         Err(SyncError::TimedOut("thinning out the past of a busy folder"))
     }
 
-    /// The entry, and how many moments it takes away; `None` if there are none.
-    fn sign_thinning(&self, verified: &Verified) -> Result<Option<(SignedEntry, u64)>, SyncError> {
+    /// The next entry and what it does; `None` if nothing is left to do. `moments`: also those, which one entry does.
+    fn sign_thinning(
+        &self,
+        verified: &Verified,
+        moments: bool,
+    ) -> Result<Option<(SignedEntry, ThinnedOut)>, SyncError> {
         let position = self.position(verified)?;
         let state = &verified.state;
-        let found = self.replica.thinnable(&state.retention(), position.now_ms, &state.lasting())?;
-        let Some(found) = found else { return Ok(None) };
-        let entry = self.shared.author.thinning(&position, &found.body, Vec::new());
+        let (rule, lasting) = (state.retention(), state.lasting());
+        let found = if moments { self.replica.thinnable(&rule, position.now_ms, &lasting)? } else { None };
+        let (body, releases, done) = match found {
+            Some(found) => (found.body, Vec::new(), ThinnedOut { moments: found.moments, ..ThinnedOut::default() }),
+            None => {
+                let blobs = self.releasable(verified, ENTRY_MAX_BLOBS)?;
+                if blobs.is_empty() {
+                    return Ok(None);
+                }
+                let bytes = blobs.iter().map(|blob| blob.size_bytes).sum();
+                let done = ThinnedOut { moments: 0, blobs: blobs.len() as u64, bytes };
+                (Thinning { from: 0, upto: 0, keep: Vec::new() }, blobs, done)
+            }
+        };
+        let entry = self.shared.author.thinning(&position, &body, releases);
         let chains = Chains { replica: &self.replica, recent: &[] };
         let advanced = state.check(&entry, &*self.accounts, &chains);
         match advanced.map_err(|error| SyncError::Damaged(error.to_string()))?.verdict {
-            Verdict::Thin(_) => Ok(Some((entry, found.moments))),
+            Verdict::Thin(_) => Ok(Some((entry, done))),
             Verdict::Ignored(Reason::NotMember) => Err(SyncError::NotAMember),
             Verdict::Ignored(Reason::Role) => Err(self.may_not("thin out the past")),
             Verdict::Ignored(reason) => Err(SyncError::Refused(reason.to_string())),

@@ -1,6 +1,7 @@
 //! What the client of an admin or owner does unasked, so that who should not read does not: new epochs after somebody
 //! left or lost a device, the removal of guests whose time is over, a new epoch now and then, and one whose back-link leads
-//! past a false one. And they let in who proves to hold an invite, and thin out the past.
+//! past a false one. And they let in who proves to hold an invite, and thin out the past. Everybody's client that can
+//! write keeps what was released in use.
 //!
 //! Every admin's client sees the same and one is enough. They take turns, by a rank that the log gives them; who comes
 //! second finds it done.
@@ -15,7 +16,7 @@ use super::member::Change;
 use super::status::now_ms;
 use super::verify::Verified;
 use super::{Folder, SyncError};
-use crate::format::AccountId;
+use crate::format::{AccountId, Role};
 use crate::keyring::AccountLogs;
 use crate::replica::Happening;
 use crate::sys::random;
@@ -52,6 +53,7 @@ impl Folder {
                         Duty::Change(change) => self.change_membership(change).await,
                         Duty::HandOver { epoch } => self.hand_over(epoch).await,
                         Duty::Thin => self.thin_out().await.map(drop),
+                        Duty::Keep => self.post_keeping().await,
                     };
                     match done {
                         Ok(()) => {
@@ -101,6 +103,9 @@ impl Folder {
         if let Some(sync) = self.sync_due(&verified) {
             // The device that revoked does it at once; the others see to it that it is done.
             return Ok((Duty::Change(sync), TURN));
+        }
+        if self.frozen().is_none() && self.role().is_some_and(Role::writes) && self.replica.has_missed() {
+            return Ok((Duty::Keep, Duration::from_millis(u64::from_le_bytes(random::array()) % JITTER_MS)));
         }
         if self.frozen().is_some() || !self.role().is_some_and(|role| role.administers()) {
             return Err(LOOK);
@@ -182,6 +187,8 @@ enum Duty {
     },
     /// Some of the past is older than the rule keeps it.
     Thin,
+    /// Content was released that is in use.
+    Keep,
 }
 
 impl Duty {
@@ -191,6 +198,7 @@ impl Duty {
             Self::Change(change) => change.subject(),
             Self::HandOver { epoch } => (1, None, *epoch),
             Self::Thin => (4, None, 0),
+            Self::Keep => (5, None, 0),
         }
     }
 }
@@ -214,7 +222,7 @@ impl Change {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::format::{DbId, Membership, MembershipChange, Role};
+    use crate::format::{DbId, Membership, MembershipChange};
     use crate::keyring::{
         AccountLog, Author, AuthorState, ChainHistory, DeviceSecrets, FolderState, Identity, KeyRing, Position,
         UserKeySeed, db_id, new_epoch,

@@ -353,6 +353,7 @@ impl Uploader {
                 Work::Change(change) => folder.make_change(change).await,
                 Work::Checkpoint(prepared) => folder.post_checkpoint(prepared).await,
                 Work::Thin(report) => folder.make_thinning(report).await,
+                Work::Keep => folder.make_keeping().await,
             };
             // Who asked may have stopped waiting.
             let _ = command.done.send(result);

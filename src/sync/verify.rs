@@ -17,7 +17,8 @@ use crate::keyring::{
     Advanced, AuthorState, ChainHistory, FolderState, KeyRing, KeyRingError, Misbehaviour, Verdict, open_batch,
 };
 use crate::replica::{
-    Activity, CheckpointRow, CheckpointVerdict, Confirmed, Happening, MemberInfo, Origin, Replica, Standing, Thin,
+    Activity, Added, CheckpointRow, CheckpointVerdict, Confirmed, Happening, MemberInfo, Origin, Replica, Standing,
+    Thin,
 };
 
 /// Operations that one transaction applies at most, unless one entry alone has more. A longer one would keep readers
@@ -277,11 +278,15 @@ impl Intake<'_> {
         let ignored = |reason: String| {
             self.hub.tell(&Event::EntryIgnored { db, seq: advanced.seq, reason });
         };
+        let mut added = Added::Known;
         let batch = match &advanced.verdict {
             Verdict::Batch => match open_batch(&db, &advanced.envelope, &verified.ring) {
                 Ok(batch) => Some(batch),
                 // Written while the user was no member, or before, without a grant of history.
-                Err(KeyRingError::NoEpoch(_)) => None,
+                Err(KeyRingError::NoEpoch(_)) => {
+                    added = Added::Unread;
+                    None
+                }
                 // Every member has the same key and comes to the same result: the entry counts for nothing.
                 Err(error) => {
                     ignored(error.to_string());
@@ -311,6 +316,7 @@ impl Intake<'_> {
             }
             Verdict::Ignored(reason) => {
                 ignored(reason.to_string());
+                added = Added::Ignored;
                 None
             }
         };
@@ -329,7 +335,7 @@ impl Intake<'_> {
             _ => None,
         };
         let (hash, envelope) = (advanced.hash, advanced.envelope);
-        self.group.push(Confirmed { head, hash, envelope, batch, horizon, thin, label, signed: None, activity });
+        self.group.push(Confirmed { head, hash, envelope, batch, horizon, added, thin, label, signed: None, activity });
     }
 
     /// `newest`: the last of the group, as it came.

@@ -1,5 +1,7 @@
 //! Rows 5–11: who may be in the log and who may write what there.
 
+use std::time::Duration;
+
 use kegfs::api::ErrorCode;
 use kegfs::crypto::verified;
 use kegfs::format::{BlobRef, BoxGrant, Envelope, Membership, MembershipChange, Role, SignedEntry, Thinning, encode};
@@ -7,6 +9,7 @@ use kegfs::keg::ROOT_INO;
 use kegfs::keyring::{KeyRing, Position, Verdict};
 use kegfs::remote::RemoteError;
 use kegfs::replica::Happening;
+use kegfs::server::Limits;
 use kegfs::sync::{Event, FetchError, SyncError};
 
 use crate::cast::{Guest, Team, contains};
@@ -143,6 +146,41 @@ fn row_07_an_editor_throws_content_away() {
     assert_eq!(team.alice.folder.name(), "acme");
     for seq in 1..=team.head() {
         assert!(team.alice.folder.replica.at(seq).is_ok(), "version {seq} is there");
+    }
+}
+
+#[test]
+fn row_07_an_admin_has_the_server_remove_what_is_in_use() {
+    let limits = Limits { release_grace: Duration::ZERO, ..Limits::default() };
+    let mut pair = Pair::on(Kegd::start_with(limits));
+    let mut blobs = Vec::new();
+    for version in ["meet at noon", "meet at ten"] {
+        write(&pair.ours, "plan.txt", version.as_bytes());
+        pair.settle();
+        let file = pair.ours.replica.view().lookup(ROOT_INO, b"plan.txt").unwrap().unwrap();
+        blobs.push(pair.ours.replica.view().extents(file.ino, 0, 1).unwrap().remove(0).blob);
+    }
+    pair.alice.session().set_role(&pair.ours, pair.bob.id, Role::Admin, None).unwrap();
+    pair.settle();
+    let admin = Shadow::of(&pair.kegd, &pair.bob, &pair.theirs);
+    pair.bob.lock();
+    let nothing = Thinning { from: 0, upto: 0, keep: vec![] };
+    let releases = blobs.iter().map(|id| BlobRef { id: *id, size_bytes: 1 }).collect();
+    // The server cannot know.
+    let seq = admin.post(&admin.author.thinning(&admin.position(), &nothing, releases), &[]).unwrap();
+    eventually("alice's client has added them again", || {
+        pair.ours.replica.mark().seq > seq && pair.ours.replica.released(&blobs).unwrap().is_empty()
+    });
+    let told = pair.ours.replica.view().warnings(0, 9).unwrap();
+    assert!(told.iter().any(|(_, line)| line.what == Happening::ReleasedInUse { blobs: 2 }), "{told:?}");
+    // Whoever has nothing stored reads today's version and the one before.
+    pair.alice.forget();
+    pair.alice.unlock();
+    let again = pair.alice.folder("acme");
+    again.catch_up_blocking(PATIENCE).unwrap();
+    assert_eq!(read(&again, "plan.txt").unwrap(), b"meet at ten");
+    for blob in &blobs {
+        again.fetch_blocking(blob, PATIENCE).unwrap();
     }
 }
 

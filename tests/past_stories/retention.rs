@@ -21,7 +21,7 @@ const HOURLY: RetentionRule = RetentionRule {
     weekly_s: RetentionRule::FOREVER,
 };
 /// Nothing at all.
-const NONE: RetentionRule = RetentionRule { keep_all_s: 0, hourly_s: 0, daily_s: 0, weekly_s: 0 };
+pub const NONE: RetentionRule = RetentionRule { keep_all_s: 0, hourly_s: 0, daily_s: 0, weekly_s: 0 };
 
 /// A member's view of one moment: names in the root with their nodes' lengths and extents.
 type Shown = BTreeMap<Vec<u8>, (u64, Vec<Extent>)>;

@@ -31,6 +31,23 @@ pub fn log(remote: &dyn Remote, db: DbId) -> Vec<(SignedEntry, Envelope)> {
     }
 }
 
+/// The blobs in a server's store that may be removing some, with their lengths.
+pub fn lengths(dir: &Path) -> BTreeMap<BlobId, u64> {
+    let mut blobs = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        match entry.metadata() {
+            Ok(meta) if meta.is_dir() => blobs.extend(lengths(&entry.path())),
+            Ok(meta) => {
+                let id = entry.file_name().to_string_lossy().parse::<BlobId>();
+                blobs.extend(id.ok().map(|id| (id, meta.len())));
+            }
+            // Removed meanwhile.
+            Err(_) => {}
+        }
+    }
+    blobs
+}
+
 /// Every blob in the server's store, by id.
 pub fn store(dir: &Path) -> BTreeMap<BlobId, Vec<u8>> {
     let mut blobs = BTreeMap::new();

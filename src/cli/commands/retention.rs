@@ -6,7 +6,7 @@ use super::super::args::RetentionArgs;
 use super::super::backend::Backend;
 use super::super::control::{PastRequest, PastResponse, Request, Response, RetentionChange, RetentionInfo};
 use super::super::failure::Failure;
-use super::super::output::{Output, harmless};
+use super::super::output::{Output, bytes, harmless};
 use super::unexpected;
 
 /// Shows or changes the rule, and thins out the past.
@@ -31,6 +31,9 @@ fn text(info: &RetentionInfo) -> String {
             0 => writeln!(text, "nothing was old enough to go"),
             _ => writeln!(text, "{removed} versions are gone now"),
         };
+        if let Some(freed) = info.released_bytes.filter(|freed| *freed > 0) {
+            let _ = writeln!(text, "the server removes {} of content that nothing refers to any more", bytes(freed));
+        }
     }
     text
 }

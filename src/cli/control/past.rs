@@ -162,6 +162,8 @@ pub struct RetentionInfo {
     pub kept: u64,
     /// Versions that were taken away now, where that was asked for.
     pub removed: Option<u64>,
+    /// Bytes that the server will not keep for them any more.
+    pub released_bytes: Option<u64>,
 }
 
 /// Something that happened.

@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Duration, timeout};
 
 use super::super::App;
+use super::super::auth::now_ms;
 use super::super::body::{Cbor, Incoming, blocking};
 use super::super::error::Refused;
 use super::super::store::{Session, Write};
@@ -93,10 +94,11 @@ pub async fn put(
     .await?;
     let _turn = turn(&app, &caller).await?;
     let stored = receive(&app, &db, &blob, &mut incoming).await?;
+    let due_ms = now_ms().saturating_add(i64::try_from(app.limits().upload_keep.as_millis()).unwrap_or(i64::MAX));
+    // It counts room, and has the blob removed again if no entry comes for it. An entry that does writes it as well.
+    let blob = BlobRef { id: blob, size_bytes: stored.size_bytes };
+    app.committer.submit_lazily(vec![Write::Upload { db, blob, due_ms }]);
     if stored.new {
-        // The row only counts room; an append that refers to the blob writes it again if this is lost.
-        let blob = BlobRef { id: blob, size_bytes: stored.size_bytes };
-        app.committer.submit_lazily(vec![Write::Blob { db, blob }]);
         reservation.stored(stored.size_bytes);
         return Ok(StatusCode::CREATED);
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use parking_lot::Mutex;
 
-use super::{BoxRow, Job, LogStore, MemberRow, Session, StoreError, Write};
+use super::{BoxRow, Job, LogStore, MemberRow, Session, StoreError, Waste, Write};
 use crate::format::{AccountId, BlobId, ChainHash, DbId, DeviceId, EntryHash, Head, InviteKey, KeyBox};
 use crate::keyring::AuthorState;
 
@@ -30,7 +30,7 @@ struct Db {
     former: BTreeMap<AccountId, u64>,
     redemptions: BTreeMap<InviteKey, Vec<u8>>,
     blobs: BTreeMap<BlobId, u64>,
-    released: BTreeMap<BlobId, u64>,
+    waste: BTreeMap<BlobId, i64>,
     lock_holders: BTreeMap<(AccountId, DeviceId), i64>,
 }
 
@@ -83,6 +83,9 @@ impl Held {
             Write::ExpectEntry { db, hash } => {
                 let stored = |db: &Db| db.entries.iter().any(|(stored, ..)| stored == hash);
                 (self.dbs.get(db).is_some_and(stored), "entry")
+            }
+            Write::Discard { db, blob, due_ms } => {
+                (self.dbs.get(db).and_then(|db| db.waste.get(blob)) == Some(due_ms), "waste")
             }
             _ => (true, ""),
         };
@@ -158,11 +161,32 @@ impl Held {
                 self.dbs.entry(db).or_default().authors.insert(device, last);
             }
             Write::Standing { db, bytes } => self.dbs.entry(db).or_default().standing = Some(bytes),
-            Write::Blob { db, blob } => {
-                self.dbs.entry(db).or_default().blobs.entry(blob.id).or_insert(blob.size_bytes);
+            Write::Upload { db, blob, due_ms } => {
+                let db = self.dbs.entry(db).or_default();
+                match db.blobs.get_mut(&blob.id) {
+                    Some(size) if *size == 0 => *size = blob.size_bytes,
+                    Some(_) => {}
+                    None => {
+                        db.blobs.insert(blob.id, blob.size_bytes);
+                        db.waste.insert(blob.id, due_ms);
+                    }
+                }
             }
-            Write::Release { db, blob, seq } => {
-                self.dbs.entry(db).or_default().released.insert(blob, seq);
+            Write::Blob { db, blob } => {
+                let db = self.dbs.entry(db).or_default();
+                db.blobs.insert(blob.id, blob.size_bytes);
+                db.waste.remove(&blob.id);
+            }
+            Write::Release { db, blob, due_ms, .. } => {
+                let db = self.dbs.entry(db).or_default();
+                if db.blobs.contains_key(&blob) {
+                    db.waste.insert(blob, due_ms);
+                }
+            }
+            Write::Discard { db, blob, .. } => {
+                let db = self.dbs.entry(db).or_default();
+                db.waste.remove(&blob);
+                db.blobs.remove(&blob);
             }
             Write::LockHolder { db, account, device, until_ms, now_ms } => {
                 let holders = &mut self.dbs.entry(db).or_default().lock_holders;
@@ -317,6 +341,31 @@ impl LogStore for MemoryStore {
         let held = self.0.lock();
         let paid = held.dbs.values().filter(|db| db.payer == Some(*payer));
         Ok(paid.flat_map(|db| db.blobs.values()).sum())
+    }
+
+    fn waste(&self, now_ms: i64, limit: usize) -> Result<Vec<Waste>, StoreError> {
+        let held = self.0.lock();
+        let all = held.dbs.iter().flat_map(|(db, of)| {
+            of.waste.iter().map(move |(blob, due_ms)| Waste {
+                db: *db,
+                blob: *blob,
+                due_ms: *due_ms,
+                size_bytes: of.blobs.get(blob).copied().unwrap_or(0),
+            })
+        });
+        let mut due: Vec<Waste> = all.filter(|waste| waste.due_ms <= now_ms).collect();
+        due.sort_by_key(|waste| waste.due_ms);
+        due.truncate(limit);
+        Ok(due)
+    }
+
+    fn waste_of(&self, db: &DbId, blob: &BlobId) -> Result<Option<Waste>, StoreError> {
+        let all = self.waste(i64::MAX, usize::MAX)?;
+        Ok(all.into_iter().find(|waste| waste.db == *db && waste.blob == *blob))
+    }
+
+    fn next_waste_ms(&self) -> Result<Option<i64>, StoreError> {
+        Ok(self.waste(i64::MAX, 1)?.first().map(|waste| waste.due_ms))
     }
 
     fn check(&self) -> Result<(), StoreError> {

@@ -238,21 +238,42 @@ pub enum Write {
         /// The state.
         bytes: Vec<u8>,
     },
-    /// A blob that takes room; known ones are kept as they are.
+    /// A blob that is being uploaded, or was: it takes room, and is waste from `due_ms` on unless an entry refers to it before.
+    /// Of one that entries refer to or have released, nothing but the length changes.
+    Upload {
+        /// The folder.
+        db: DbId,
+        /// Which, how long; 0 while that is not known.
+        blob: BlobRef,
+        /// Milliseconds since 1970 UTC.
+        due_ms: i64,
+    },
+    /// An entry refers to the blob: it is kept, also where it was released before.
     Blob {
         /// The folder.
         db: DbId,
         /// Which, how long.
         blob: BlobRef,
     },
-    /// Nothing in the current state refers to this blob any more. Past states do: it is kept, and counted.
+    /// Nothing refers to the blob any more, by an entry of somebody who may say so: it is waste from `due_ms` on.
     Release {
         /// The folder.
         db: DbId,
         /// Which.
         blob: BlobId,
-        /// Since which entry.
+        /// By which entry.
         seq: u64,
+        /// Milliseconds since 1970 UTC.
+        due_ms: i64,
+    },
+    /// The blob's bytes are gone, and with them the room that it took. Expects it to be waste since `due_ms`.
+    Discard {
+        /// The folder.
+        db: DbId,
+        /// Which.
+        blob: BlobId,
+        /// Milliseconds since 1970 UTC.
+        due_ms: i64,
     },
     /// A device may hold locks in a folder until then; see [`LogStore::lock_holders`].
     LockHolder {
@@ -267,6 +288,19 @@ pub enum Write {
         /// Now, likewise: what ended before is forgotten.
         now_ms: i64,
     },
+}
+
+/// A blob that nothing refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waste {
+    /// The folder.
+    pub db: DbId,
+    /// Which.
+    pub blob: BlobId,
+    /// Since when it may be removed, milliseconds since 1970 UTC.
+    pub due_ms: i64,
+    /// What its removal gives back.
+    pub size_bytes: u64,
 }
 
 /// Changes that belong together.
@@ -321,6 +355,13 @@ pub trait LogStore: Send + Sync {
     fn payer(&self, db: &DbId) -> Result<Option<AccountId>, StoreError>;
     /// Bytes of all blobs of all folders that count against an account.
     fn usage(&self, payer: &AccountId) -> Result<u64, StoreError>;
+
+    /// Blobs that may be removed at `now_ms`, those due longest first, at most `limit`.
+    fn waste(&self, now_ms: i64, limit: usize) -> Result<Vec<Waste>, StoreError>;
+    /// The same of one blob, whenever it is due.
+    fn waste_of(&self, db: &DbId, blob: &BlobId) -> Result<Option<Waste>, StoreError>;
+    /// When the next blob is due.
+    fn next_waste_ms(&self) -> Result<Option<i64>, StoreError>;
 
     /// The devices that may hold locks in a folder at `now_ms`.
     fn lock_holders(&self, db: &DbId, now_ms: i64) -> Result<Vec<(AccountId, DeviceId)>, StoreError>;

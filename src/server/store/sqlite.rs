@@ -12,14 +12,14 @@ use parking_lot::Mutex;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, Params, Row, TransactionBehavior, params};
 
-use super::{BoxRow, Job, LogStore, MemberRow, Session, StoreError, Write};
-use crate::format::{AccountId, ChainHash, DbId, DeviceId, EntryHash, Head, KeyBox, Role};
+use super::{BoxRow, Job, LogStore, MemberRow, Session, StoreError, Waste, Write};
+use crate::format::{AccountId, BlobId, ChainHash, DbId, DeviceId, EntryHash, Head, KeyBox, Role};
 use crate::keyring::AuthorState;
 
 /// Layout of the tables, kept in `user_version`.
-const LAYOUT: i64 = 4;
+const LAYOUT: i64 = 5;
 
-/// `released` in `blob` is the entry since which no current file refers to the blob.
+/// `released` in `blob` is the entry that released it.
 const SCHEMA: &str = "
 CREATE TABLE account (id BLOB PRIMARY KEY, seq INTEGER NOT NULL, chain BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE account_entry (account BLOB NOT NULL, seq INTEGER NOT NULL, bytes BLOB NOT NULL,
@@ -72,6 +72,12 @@ CREATE TABLE redemption (db BLOB NOT NULL, invite BLOB NOT NULL, bytes BLOB NOT 
     WITHOUT ROWID;
 ";
 
+/// What layout 5 has more: blobs that nothing refers to, and from when on they may be removed.
+const WASTE: &str = "
+CREATE TABLE waste (db BLOB NOT NULL, id BLOB NOT NULL, due_ms INTEGER NOT NULL, PRIMARY KEY (db, id)) WITHOUT ROWID;
+CREATE INDEX waste_due ON waste (due_ms);
+";
+
 /// Logs in SQLite.
 pub struct SqliteStore {
     path: PathBuf,
@@ -89,13 +95,12 @@ impl SqliteStore {
         writer.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=4000;")?;
         let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
         match transaction.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))? {
-            0 => transaction
-                .execute_batch(&format!("{SCHEMA} {FORMER} {LOCK_HOLDER} {JOINING} PRAGMA user_version={LAYOUT};"))?,
-            1 => {
-                transaction.execute_batch(&format!("{FORMER} {LOCK_HOLDER} {JOINING} PRAGMA user_version={LAYOUT};"))?
+            found @ 0..LAYOUT => {
+                let steps = [SCHEMA, FORMER, LOCK_HOLDER, JOINING, WASTE];
+                let missing = steps.iter().skip(usize::try_from(found).unwrap_or(0));
+                missing.copied().try_for_each(|step| transaction.execute_batch(step))?;
+                transaction.execute_batch(&format!("PRAGMA user_version={LAYOUT};"))?;
             }
-            2 => transaction.execute_batch(&format!("{LOCK_HOLDER} {JOINING} PRAGMA user_version={LAYOUT};"))?,
-            3 => transaction.execute_batch(&format!("{JOINING} PRAGMA user_version={LAYOUT};"))?,
             LAYOUT => {}
             found => return Err(StoreError::Newer { found, known: LAYOUT }),
         }
@@ -275,11 +280,32 @@ fn apply(connection: &Connection, write: &Write) -> Result<(), StoreError> {
         Write::Standing { db, bytes } => {
             run("INSERT OR REPLACE INTO standing VALUES (?,?)", params![db.0, bytes])?;
         }
-        Write::Blob { db, blob } => {
-            run("INSERT OR IGNORE INTO blob VALUES (?,?,?,NULL)", params![db.0, blob.id.0, int(blob.size_bytes)])?;
+        Write::Upload { db, blob, due_ms } => {
+            let size = int(blob.size_bytes);
+            let new = run("INSERT OR IGNORE INTO blob VALUES (?,?,?,NULL)", params![db.0, blob.id.0, size])?;
+            if new == 1 {
+                run("INSERT OR REPLACE INTO waste VALUES (?,?,?)", params![db.0, blob.id.0, due_ms])?;
+            } else {
+                run("UPDATE blob SET size=? WHERE db=? AND id=? AND size=0", params![size, db.0, blob.id.0])?;
+            }
         }
-        Write::Release { db, blob, seq } => {
-            run("UPDATE blob SET released=? WHERE db=? AND id=?", params![int(*seq), db.0, blob.0])?;
+        Write::Blob { db, blob } => {
+            run(
+                "INSERT INTO blob VALUES (?,?,?,NULL) ON CONFLICT (db,id) DO UPDATE SET size=excluded.size,released=NULL",
+                params![db.0, blob.id.0, int(blob.size_bytes)],
+            )?;
+            run("DELETE FROM waste WHERE db=? AND id=?", params![db.0, blob.id.0])?;
+        }
+        Write::Release { db, blob, seq, due_ms } => {
+            let known = run("UPDATE blob SET released=? WHERE db=? AND id=?", params![int(*seq), db.0, blob.0])?;
+            if known == 1 {
+                run("INSERT OR REPLACE INTO waste VALUES (?,?,?)", params![db.0, blob.0, due_ms])?;
+            }
+        }
+        Write::Discard { db, blob, due_ms } => {
+            let changed = run("DELETE FROM waste WHERE db=? AND id=? AND due_ms=?", params![db.0, blob.0, due_ms])?;
+            expect(changed, "waste")?;
+            run("DELETE FROM blob WHERE db=? AND id=?", params![db.0, blob.0])?;
         }
         Write::LockHolder { db, account, device, until_ms, now_ms } => {
             run("DELETE FROM lock_holder WHERE db=? AND until_ms<=?", params![db.0, now_ms])?;
@@ -324,6 +350,10 @@ fn member_row(row: &Row<'_>, column: usize) -> rusqlite::Result<MemberRow> {
         other => return Err(rusqlite::Error::IntegralValueOutOfRange(column, i64::from(other))),
     };
     Ok(MemberRow { role, expires_ms: row.get(column + 1)? })
+}
+
+fn waste(row: &Row<'_>) -> rusqlite::Result<Waste> {
+    Ok(Waste { db: DbId(row.get(0)?), blob: BlobId(row.get(1)?), due_ms: row.get(2)?, size_bytes: uint(row, 3)? })
 }
 
 fn head(row: &Row<'_>) -> rusqlite::Result<Head> {
@@ -442,6 +472,27 @@ impl LogStore for SqliteStore {
 
     fn former(&self, db: &DbId, account: &AccountId) -> Result<Option<u64>, StoreError> {
         self.one("SELECT seq FROM former WHERE account=? AND db=?", params![account.0, db.0], |row| uint(row, 0))
+    }
+
+    fn waste(&self, now_ms: i64, limit: usize) -> Result<Vec<Waste>, StoreError> {
+        self.all(
+            "SELECT w.db,w.id,w.due_ms,b.size FROM waste w JOIN blob b ON b.db=w.db AND b.id=w.id
+             WHERE w.due_ms<=? ORDER BY w.due_ms LIMIT ?",
+            params![now_ms, int(limit as u64)],
+            waste,
+        )
+    }
+
+    fn waste_of(&self, db: &DbId, blob: &BlobId) -> Result<Option<Waste>, StoreError> {
+        self.one(
+            "SELECT w.db,w.id,w.due_ms,b.size FROM waste w JOIN blob b ON b.db=w.db AND b.id=w.id WHERE w.db=? AND w.id=?",
+            params![db.0, blob.0],
+            waste,
+        )
+    }
+
+    fn next_waste_ms(&self) -> Result<Option<i64>, StoreError> {
+        self.one("SELECT due_ms FROM waste ORDER BY due_ms LIMIT 1", [], |row| row.get(0))
     }
 
     fn lock_holders(&self, db: &DbId, now_ms: i64) -> Result<Vec<(AccountId, DeviceId)>, StoreError> {

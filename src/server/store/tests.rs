@@ -73,7 +73,7 @@ fn a_store_of_the_first_layout_is_taken_over() {
     {
         let old = rusqlite::Connection::open(&path).unwrap();
         drop(SqliteStore::open(&path).unwrap());
-        let older = "DROP TABLE former; DROP TABLE lock_holder; DROP TABLE redemption; DROP INDEX invite_account;
+        let older = "DROP TABLE waste; DROP TABLE former; DROP TABLE lock_holder; DROP TABLE redemption; DROP INDEX invite_account;
             ALTER TABLE invite DROP COLUMN account; ALTER TABLE invite DROP COLUMN ends_ms;
             ALTER TABLE invite DROP COLUMN db; ALTER TABLE invite DROP COLUMN key; PRAGMA user_version=1;";
         old.execute_batch(older).unwrap();
@@ -182,12 +182,61 @@ fn usage_counts_each_blob_once_for_who_pays_now() {
     on_every_store(|store| {
         let blob = |n: u8| Write::Blob { db: DB, blob: BlobRef { id: BlobId([n; 32]), size_bytes: 100 } };
         done(store, vec![entry(1, 1), Write::Payer { db: DB, account: ALICE }, blob(1), blob(2), blob(1)]);
-        done(store, vec![Write::Release { db: DB, blob: BlobId([1; 32]), seq: 1 }]);
+        done(store, vec![Write::Release { db: DB, blob: BlobId([1; 32]), seq: 1, due_ms: 5 }]);
         assert_eq!((store.usage(&ALICE).unwrap(), store.usage(&BOB).unwrap()), (200, 0));
         done(store, vec![Write::Payer { db: DB, account: BOB }]);
         assert_eq!((store.usage(&ALICE).unwrap(), store.usage(&BOB).unwrap()), (0, 200));
         assert_eq!(store.payer(&DB).unwrap(), Some(BOB));
     });
+}
+
+#[test]
+fn what_is_released_or_never_referred_to_is_waste_until_an_entry_refers_to_it_or_it_is_gone() {
+    on_every_store(|store| {
+        let id = |n: u8| BlobId([n; 32]);
+        let of = |n: u8| BlobRef { id: id(n), size_bytes: 100 };
+        let blob = |n: u8| Write::Blob { db: DB, blob: of(n) };
+        let upload = |n: u8, due_ms| Write::Upload { db: DB, blob: of(n), due_ms };
+        let release = |n: u8, due_ms| Write::Release { db: DB, blob: id(n), seq: 1, due_ms };
+        let discard = |n: u8, due_ms| Write::Discard { db: DB, blob: id(n), due_ms };
+        let found = |now_ms| {
+            store.waste(now_ms, 9).unwrap().iter().map(|waste| (waste.blob.0[0], waste.due_ms)).collect::<Vec<_>>()
+        };
+        done(store, vec![entry(1, 1), Write::Payer { db: DB, account: ALICE }]);
+        done(store, vec![upload(1, 30), upload(2, 20), blob(2), blob(3), upload(3, 5), release(9, 5)]);
+        assert_eq!((found(29), found(30)), (vec![], vec![(1, 30)]), "what an entry refers to is none");
+        done(store, vec![release(2, 25), release(3, 50)]);
+        assert_eq!((found(24), found(99)), (vec![], vec![(2, 25), (1, 30), (3, 50)]));
+        assert_eq!(store.waste(99, 1).unwrap().len(), 1);
+        let waste = Waste { db: DB, blob: id(3), due_ms: 50, size_bytes: 100 };
+        assert_eq!((store.waste_of(&DB, &id(3)).unwrap(), store.waste_of(&DB, &id(4)).unwrap()), (Some(waste), None));
+        assert_eq!(store.next_waste_ms().unwrap(), Some(25));
+        // Sent again it is waste as before; an entry that adds it again ends that.
+        done(store, vec![upload(2, 90), blob(3)]);
+        assert_eq!(found(99), [(2, 25), (1, 30)]);
+        let results = store.commit(&[vec![discard(3, 50)], vec![discard(2, 26)], vec![discard(2, 25)]]).unwrap();
+        assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, false, true]);
+        assert_eq!(store.usage(&ALICE).unwrap(), 200, "its room is given back");
+        done(store, vec![upload(2, 70)]);
+        assert_eq!(found(99), [(1, 30), (2, 70)], "and it can come again");
+    });
+}
+
+#[test]
+fn a_store_of_the_layout_before_waste_is_taken_over_and_nothing_of_it_is_waste() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log.db");
+    let blob = Write::Blob { db: DB, blob: BlobRef { id: BlobId([1; 32]), size_bytes: 100 } };
+    {
+        let old = SqliteStore::open(&path).unwrap();
+        done(&old, vec![entry(1, 3), Write::Payer { db: DB, account: ALICE }, blob]);
+        let older = "DROP TABLE waste; PRAGMA user_version=4;";
+        rusqlite::Connection::open(&path).unwrap().execute_batch(older).unwrap();
+    }
+    let store = SqliteStore::open(&path).unwrap();
+    assert_eq!((store.usage(&ALICE).unwrap(), store.next_waste_ms().unwrap()), (100, None));
+    done(&store, vec![Write::Release { db: DB, blob: BlobId([1; 32]), seq: 1, due_ms: 5 }]);
+    assert_eq!(store.next_waste_ms().unwrap(), Some(5));
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub(super) fn run(
         let rule = changed(&before, &wanted)?;
         session.set_retention(&folder, rule).map_err(told)?;
     }
-    let removed = if now { Some(session.thin_out(&folder).map_err(told)?.moments) } else { None };
+    let removed = if now { Some(session.thin_out(&folder).map_err(told)?) } else { None };
     let found = session.retention(&folder).map_err(told)?;
     Ok(RetentionInfo {
         folder: folder.name(),
@@ -39,6 +39,7 @@ pub(super) fn run(
         chosen: found.chosen,
         thinned_before: (found.size.thinned > 0).then(|| when::version(found.size.thinned)),
         kept: found.size.kept,
-        removed,
+        removed: removed.map(|done| done.moments),
+        released_bytes: removed.map(|done| done.bytes),
     })
 }

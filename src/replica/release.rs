@@ -1,0 +1,195 @@
+//! Which blobs nothing refers to any more, and which were released.
+//!
+//! Every blob that an entry adds is known here. One is *loose*, to be looked at, when the entry that added it has left
+//! nothing that refers to it, and when a row of the past that did is removed; nothing else ends a reference. So what can be
+//! released is found at the cost of what changed, and whether anything refers to a loose blob is asked again at that time, of
+//! the rows themselves: there are no counts that could be wrong.
+//!
+//! Whoever releases knows the whole past and has applied the log to its end, and the entry counts nowhere else: all that
+//! refers to a blob by then is here. Whoever refers to it later has seen the release, since its entry would not count
+//! otherwise, and adds the blob again ([`Replica::released`]).
+
+use std::collections::HashSet;
+
+use rusqlite::{Connection, params};
+
+use super::ReplicaError;
+use super::flush::put_meta;
+use super::replica::{Replica, meta};
+use super::state::Place;
+use super::thin;
+use super::types::{Added, Confirmed};
+use crate::format::{BlobId, BlobRef, Checkpoint, EntryKind, OpKind};
+
+/// In `meta`: something in the log refers to blobs that is not known here.
+const UNREAD: &str = "unread";
+
+/// Takes note of what an entry adds and releases, after its rows were written; returns how many of the blobs that it
+/// releases are in use.
+pub(super) fn note(conn: &Connection, entry: &Confirmed) -> rusqlite::Result<u64> {
+    let envelope = &entry.envelope;
+    if entry.added == Added::Unread {
+        put_meta(conn, UNREAD, 1)?;
+    }
+    if entry.added != Added::Ignored && !envelope.adds.is_empty() {
+        let of_checkpoint = match envelope.kind {
+            EntryKind::Checkpoint => Checkpoint::decode(&envelope.body).ok().map(|body| body.epoch),
+            _ => None,
+        };
+        let mut add = conn.prepare_cached(
+            "INSERT INTO blob VALUES (?1, ?2, NULL, ?3)
+             ON CONFLICT (id) DO UPDATE SET size = ?2, released = NULL, checkpoint = coalesce(?3, checkpoint)",
+        )?;
+        for blob in &envelope.adds {
+            add.execute(params![blob.id.as_bytes(), blob.size_bytes.cast_signed(), of_checkpoint])?;
+            conn.prepare_cached("DELETE FROM missed WHERE id = ?1")?.execute([blob.id.as_bytes()])?;
+            if entry.added == Added::Known && !is_named(conn, &blob.id)? {
+                conn.prepare_cached("INSERT OR IGNORE INTO loose VALUES (?1)")?.execute([blob.id.as_bytes()])?;
+            }
+        }
+    }
+    let mut in_use = 0;
+    if entry.thin.is_some() {
+        // Also what was added before blobs were noted: who refers to it must know.
+        let mut release = conn.prepare_cached(
+            "INSERT INTO blob VALUES (?1, ?2, ?3, NULL) ON CONFLICT (id) DO UPDATE SET released = ?3",
+        )?;
+        let mut settled = conn.prepare_cached("DELETE FROM loose WHERE id = ?1")?;
+        for blob in &envelope.releases {
+            if is_shown(conn, &blob.id)? {
+                in_use += 1;
+                conn.prepare_cached("INSERT OR IGNORE INTO missed VALUES (?1)")?.execute([blob.id.as_bytes()])?;
+            }
+            let row = params![blob.id.as_bytes(), blob.size_bytes.cast_signed(), entry.head.seq.cast_signed()];
+            release.execute(row)?;
+            settled.execute([blob.id.as_bytes()])?;
+        }
+    }
+    Ok(in_use)
+}
+
+/// Some row names the blob.
+fn is_named(conn: &Connection, blob: &BlobId) -> rusqlite::Result<bool> {
+    let named = "SELECT 1 FROM extent WHERE blob = ?1 UNION ALL SELECT 1 FROM extent_past WHERE blob = ?1 LIMIT 1";
+    conn.prepare_cached(named)?.exists([blob.as_bytes()])
+}
+
+/// What exists today, or a moment that is left, shows the blob.
+fn is_shown(conn: &Connection, blob: &BlobId) -> rusqlite::Result<bool> {
+    let mut shown = conn.prepare_cached(
+        "SELECT 1 FROM extent e JOIN node n ON n.ino = e.ino WHERE e.blob = ?1 AND (n.nlink > 0 OR n.removed_seq > ?2
+           OR EXISTS (SELECT 1 FROM kept k WHERE k.seq >= e.seq AND k.seq < n.removed_seq))
+         UNION ALL SELECT 1 FROM extent_past e WHERE e.blob = ?1 AND (e.to_seq > ?2
+           OR EXISTS (SELECT 1 FROM kept k WHERE k.seq >= e.from_seq AND k.seq < e.to_seq)) LIMIT 1",
+    )?;
+    shown.exists(params![blob.as_bytes(), thin::thinned(conn)?.cast_signed()])
+}
+
+/// Forgets those that something names, and those that were released or were never noted.
+pub(super) fn tidy(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute(
+        "DELETE FROM loose WHERE EXISTS (SELECT 1 FROM extent WHERE blob = loose.id)
+         OR EXISTS (SELECT 1 FROM extent_past WHERE blob = loose.id)
+         OR NOT EXISTS (SELECT 1 FROM blob WHERE blob.id = loose.id AND released IS NULL)",
+        [],
+    )
+    .map(|_| ())
+}
+
+impl Replica {
+    /// Blobs that neither the present nor any moment that is left refers to, nor own pending work, at most `limit`. Of the
+    /// state of an epoch's beginning only where `gone` says that nobody can begin with that epoch any more. None where
+    /// something of the log is not known here.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn releasable(&self, limit: usize, gone: &dyn Fn(u32) -> bool) -> Result<Vec<BlobRef>, ReplicaError> {
+        let pending = self.pending_blobs();
+        let found = self.reading(|conn| {
+            if meta::<i64>(conn, "origin_wanted")?.is_some() || meta::<i64>(conn, UNREAD)?.is_some() {
+                return Ok(Vec::new());
+            }
+            let mut statement = conn.prepare_cached(
+                "SELECT l.id, b.size, b.checkpoint FROM loose l JOIN blob b ON b.id = l.id
+                 WHERE b.released IS NULL AND NOT EXISTS (SELECT 1 FROM extent WHERE blob = l.id)
+                 AND NOT EXISTS (SELECT 1 FROM extent_past WHERE blob = l.id)",
+            )?;
+            let rows = statement.query_map([], |row| {
+                let blob = BlobRef { id: BlobId(row.get(0)?), size_bytes: row.get::<_, i64>(1)?.cast_unsigned() };
+                Ok((blob, row.get::<_, Option<u32>>(2)?))
+            })?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        })?;
+        let free =
+            |(blob, checkpoint): &(BlobRef, Option<u32>)| !pending.contains(&blob.id) && checkpoint.is_none_or(gone);
+        Ok(found.into_iter().filter(free).map(|(blob, _)| blob).take(limit).collect())
+    }
+
+    /// What work that was not sent refers to.
+    fn pending_blobs(&self) -> HashSet<BlobId> {
+        let mut blobs = HashSet::new();
+        for queued in &self.shared().state.read().queue.ops {
+            if let Place::Filled(op) = &queued.place
+                && let OpKind::Content { extents, .. } = &op.kind
+            {
+                blobs.extend(extents.iter().map(|extent| extent.blob));
+            }
+        }
+        blobs
+    }
+
+    /// Blobs that were released although today's files or moments that are left consist of them, at most `limit`, with
+    /// their lengths as far as those are known.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn missed(&self, limit: usize) -> Result<Vec<BlobRef>, ReplicaError> {
+        self.reading(|conn| {
+            let sql = "SELECT m.id, b.size FROM missed m JOIN blob b ON b.id = m.id";
+            let mut statement = conn.prepare_cached(sql)?;
+            let mut rows = statement.query([])?;
+            let mut found = Vec::new();
+            while let Some(row) = rows.next()?
+                && found.len() < limit
+            {
+                let blob = BlobRef { id: BlobId(row.get(0)?), size_bytes: row.get::<_, i64>(1)?.cast_unsigned() };
+                // It may have been overwritten and thinned out since.
+                if is_shown(conn, &blob.id)? {
+                    found.push(blob);
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    /// There are any.
+    pub fn has_missed(&self) -> bool {
+        // Unreadable: looked at again later.
+        self.missed(1).is_ok_and(|found| !found.is_empty())
+    }
+
+    /// Nobody has the blob any more: it is not [`missed`](Self::missed) again.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn give_up(&self, blob: &BlobId) -> Result<(), ReplicaError> {
+        self.write_beside(|conn| conn.execute("DELETE FROM missed WHERE id = ?1", [blob.as_bytes()]).map(|_| ()))
+    }
+
+    /// Which of the blobs were released and not added since: who refers to one adds it again.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn released(&self, blobs: &[BlobId]) -> Result<Vec<BlobId>, ReplicaError> {
+        self.reading(|conn| {
+            let mut statement = conn.prepare_cached("SELECT 1 FROM blob WHERE id = ?1 AND released IS NOT NULL")?;
+            let mut found = Vec::new();
+            for id in blobs {
+                if statement.exists([id.as_bytes()])? {
+                    found.push(*id);
+                }
+            }
+            Ok(found)
+        })
+    }
+}

@@ -1,0 +1,295 @@
+//! Releasing blobs: what is shown is never released, everybody knows the same, and in the end nothing else is kept.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::model_tests::{Any, operations};
+use super::test_support::*;
+use super::thin_tests::{NONE, thin, thinning};
+use super::*;
+use crate::format::*;
+
+fn blob(number: u8) -> BlobRef {
+    BlobRef { id: extent(0, 1, number).blob, size_bytes: 100 + u64::from(number) }
+}
+
+/// Nobody begins with any epoch.
+fn gone(_: u32) -> bool {
+    true
+}
+
+fn releasable(replica: &Replica) -> BTreeSet<BlobId> {
+    replica.releasable(usize::MAX, &gone).unwrap().into_iter().map(|blob| blob.id).collect()
+}
+
+/// An entry of the operations that adds what they refer to, as far as `replica` does not know the server to keep it.
+fn adding(replica: &Replica, seq: u64, device: DeviceId, ops: Vec<Op>) -> Confirmed {
+    let named = ops.iter().filter_map(|op| match &op.kind {
+        OpKind::Content { extents, .. } => Some(extents.iter().map(|extent| extent.blob)),
+        _ => None,
+    });
+    let named: BTreeSet<BlobId> = named.flatten().collect();
+    let kept = kept(replica);
+    let mut entry = confirmed(seq, device, seq, Some(ops));
+    let added = named.into_iter().filter(|id| !kept.contains(id));
+    entry.envelope.adds = added.map(|id| BlobRef { id, size_bytes: 7 }).collect();
+    entry
+}
+
+fn releasing(seq: u64, blobs: impl IntoIterator<Item = BlobId>) -> Confirmed {
+    let mut entry = thinning(seq, thin(0, 0, vec![], NONE));
+    entry.envelope.releases = blobs.into_iter().map(|id| BlobRef { id, size_bytes: 7 }).collect();
+    entry
+}
+
+fn ids(replica: &Replica, sql: &str) -> BTreeSet<BlobId> {
+    let read = |db: &super::db::Db| {
+        db.run(|conn| {
+            let mut statement = conn.prepare(sql)?;
+            let rows = statement.query_map([], |row| Ok(BlobId(row.get(0)?)))?;
+            rows.collect()
+        })
+    };
+    replica.shared().pool.with(read).unwrap()
+}
+
+/// What the server keeps, as this replica knows.
+fn kept(replica: &Replica) -> BTreeSet<BlobId> {
+    ids(replica, "SELECT id FROM blob WHERE released IS NULL")
+}
+
+/// What today's files and the moments that are left consist of.
+fn shown(replica: &Replica) -> BTreeSet<BlobId> {
+    let mut blobs = BTreeSet::new();
+    for seq in 1..=replica.mark().seq {
+        let Ok(past) = replica.at(seq) else { continue };
+        for ino in 1..=replica.shared().numbers.load(std::sync::atomic::Ordering::Relaxed) {
+            if past.node(ino).unwrap().is_some_and(|node| node.nlink > 0) {
+                blobs.extend(past.extents(ino, 0, u64::MAX >> 1).unwrap().into_iter().map(|extent| extent.blob));
+            }
+        }
+    }
+    blobs
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Entry(Vec<(Any, u8)>),
+    Thin(prop::sample::Index, prop::sample::Index, Vec<bool>),
+    /// The first replica's client releases what it can, or some of it.
+    Release(bool),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        5 => prop::collection::vec((any::<Any>(), 0u8..4), 1..4).prop_map(Event::Entry),
+        1 => (any::<prop::sample::Index>(), any::<prop::sample::Index>(), prop::collection::vec(prop::bool::weighted(0.3), 20))
+            .prop_map(|(from, upto, keep)| Event::Thin(from, upto, keep)),
+        1 => any::<bool>().prop_map(Event::Release),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, max_shrink_iters: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_shown_is_never_released_and_in_the_end_nothing_else_is_kept(
+        events in prop::collection::vec(event(), 3..24),
+        reopen in any::<prop::sample::Index>(),
+    ) {
+        let dirs = [tempdir(), tempdir()];
+        let mut replicas = [open(dirs[0].path()), open(dirs[1].path())];
+        // Somebody has not sent for a long time: rows stay there that are gone elsewhere.
+        replicas[1].submit_based(op(0, mtime(KegId::ROOT, 5))).unwrap();
+        let (mut fresh, mut thinned) = (0, 0);
+        for (seq, event) in (1..).zip(&events) {
+            let entry = match event {
+                Event::Entry(anys) => {
+                    let ops = operations(seq, anys, &mut fresh);
+                    Confirmed { horizon: thinned, ..adding(&replicas[seq as usize % 2], seq, BOB, ops) }
+                }
+                Event::Thin(from, upto, keep) => {
+                    let [from, upto] = [from, upto].map(|index| index.index(seq as usize) as u64);
+                    let (from, upto) = (from.min(upto), from.max(upto));
+                    let keep: Vec<u64> = (from..upto).filter(|moment| keep[*moment as usize % 20]).collect();
+                    if from < upto {
+                        thinned = thinned.max(upto);
+                    }
+                    thinning(seq, thin(from, upto, keep, NONE))
+                }
+                Event::Release(all) => {
+                    let found = releasable(&replicas[0]);
+                    prop_assert!(found.is_disjoint(&shown(&replicas[0])), "{:?}", found);
+                    let some = if *all { found.len() } else { 1 };
+                    releasing(seq, found.into_iter().take(some))
+                }
+            };
+            for replica in &replicas {
+                replica.apply(std::slice::from_ref(&entry), None).unwrap();
+                prop_assert!(shown(replica).is_subset(&kept(replica)), "what is shown is kept");
+            }
+            if reopen.index(events.len()) == seq as usize {
+                for (replica, dir) in replicas.iter_mut().zip(&dirs) {
+                    replica.close().unwrap();
+                    *replica = open(dir.path());
+                }
+            }
+        }
+        // The late one sends; then all is thinned out but the newest, and what is left over is released.
+        let last = events.len() as u64;
+        confirm_all(&replicas[1], last + 1, 1);
+        replicas[0].apply(&[confirmed(last + 1, ALICE, 1, Some(vec![op(0, mtime(KegId::ROOT, 5))]))], None).unwrap();
+        let end = [thinning(last + 2, thin(1, last + 1, vec![], NONE)), confirmed(last + 3, BOB, last + 3, Some(vec![]))];
+        for replica in &replicas {
+            replica.apply(&end, None).unwrap();
+        }
+        let found = releasable(&replicas[0]);
+        prop_assert_eq!(&found, &releasable(&replicas[1]));
+        for replica in &replicas {
+            replica.apply(&[releasing(last + 4, found.clone())], None).unwrap();
+            prop_assert_eq!(kept(replica), shown(replica));
+            prop_assert!(releasable(replica).is_empty());
+            prop_assert!(ids(replica, "SELECT id FROM loose").is_empty());
+            let told = replica.view().warnings(0, 9).unwrap();
+            let in_use = told.iter().any(|(_, line)| matches!(line.what, Happening::ReleasedInUse { .. }));
+            prop_assert!(!in_use, "{:?}", told);
+        }
+        prop_assert_eq!(kept(&replicas[0]), kept(&replicas[1]));
+    }
+}
+
+/// A file whose content was replaced: blob 1 by blob 2.
+fn replaced(replica: &Replica) {
+    let ops = [
+        vec![op(0, file(keg(1), "f")), op(0, content(keg(1), vec![extent(0, 9, 1)], 1))],
+        vec![op(1, content(keg(1), vec![extent(0, 9, 2)], 2))],
+    ];
+    for (seq, ops) in (1..).zip(ops) {
+        let entry = adding(replica, seq, BOB, ops);
+        replica.apply(&[entry], None).unwrap();
+    }
+}
+
+#[test]
+fn a_blob_is_released_when_its_last_moment_is_gone_and_not_while_own_work_refers_to_it() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    replaced(&replica);
+    assert!(releasable(&replica).is_empty(), "version 1 is left");
+    replica.apply(&[thinning(3, thin(1, 2, vec![], NONE))], None).unwrap();
+    assert_eq!(replica.releasable(9, &gone).unwrap(), [BlobRef { id: blob(1).id, size_bytes: 7 }]);
+    assert!(replica.releasable(0, &gone).unwrap().is_empty());
+    // A clone of what was there, made here and not sent.
+    replica.submit_based(op(3, file(keg(2), "copy"))).unwrap();
+    replica.submit_based(op(3, content(keg(2), vec![extent(0, 9, 1)], 3))).unwrap();
+    assert!(releasable(&replica).is_empty());
+}
+
+#[test]
+fn who_refers_to_a_blob_again_is_told_that_it_was_released_until_somebody_has_added_it() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    replaced(&replica);
+    replica.apply(&[thinning(3, thin(1, 2, vec![], NONE)), releasing(4, [blob(1).id])], None).unwrap();
+    assert_eq!(replica.released(&[blob(1).id, blob(2).id, blob(3).id]).unwrap(), [blob(1).id]);
+    let again = adding(&replica, 5, BOB, vec![op(4, content(keg(1), vec![extent(0, 9, 1)], 3))]);
+    assert_eq!(again.envelope.adds.len(), 1);
+    replica.apply(&[again], None).unwrap();
+    assert!(replica.released(&[blob(1).id]).unwrap().is_empty());
+    // One that is not known here at all.
+    replica.apply(&[releasing(6, [blob(9).id])], None).unwrap();
+    assert_eq!(replica.released(&[blob(9).id]).unwrap(), [blob(9).id]);
+}
+
+#[test]
+fn what_an_entry_leaves_nothing_of_is_released_but_not_what_could_not_be_read() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    // Written twice before it was sent: the first content is nowhere.
+    let twice = vec![
+        op(0, file(keg(1), "f")),
+        op(0, content(keg(1), vec![extent(0, 9, 1)], 1)),
+        op(0, content(keg(1), vec![extent(0, 9, 2)], 2)),
+    ];
+    let mut entry = adding(&replica, 1, BOB, twice);
+    assert_eq!(entry.envelope.adds.len(), 2);
+    entry.envelope.adds.push(blob(3));
+    let mut ignored = confirmed(2, BOB, 2, None);
+    ignored.added = Added::Ignored;
+    ignored.envelope.adds = vec![blob(4)];
+    replica.apply(&[entry, ignored], None).unwrap();
+    assert_eq!(releasable(&replica), BTreeSet::from([blob(1).id, blob(3).id]), "and not what does not count");
+    let mut sealed = confirmed(3, BOB, 3, None);
+    sealed.added = Added::Unread;
+    sealed.envelope.adds = vec![blob(5)];
+    replica.apply(&[sealed], None).unwrap();
+    assert!(releasable(&replica).is_empty(), "it may refer to any of them");
+}
+
+#[test]
+fn the_state_of_an_epochs_beginning_is_kept_while_somebody_may_begin_with_it() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    let mut entry = confirmed(1, BOB, 1, None);
+    entry.envelope.kind = EntryKind::Checkpoint;
+    entry.envelope.body = encode(&Checkpoint { epoch: 3, state: None });
+    entry.envelope.adds = vec![blob(1)];
+    replica.apply(&[entry], None).unwrap();
+    assert!(replica.releasable(9, &|epoch| epoch != 3).unwrap().is_empty());
+    assert_eq!(replica.releasable(9, &|epoch| epoch == 3).unwrap(), [blob(1)]);
+}
+
+#[test]
+fn who_has_not_the_whole_past_releases_nothing() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    replica.set_origin(Some((1, 5))).unwrap();
+    let mut entry = confirmed(1, BOB, 1, None);
+    entry.envelope.adds = vec![blob(1)];
+    replica.apply(&[entry], None).unwrap();
+    assert!(releasable(&replica).is_empty());
+}
+
+#[test]
+fn a_release_of_what_is_shown_is_told_of_and_remembered_until_it_is_added_again() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    replaced(&replica);
+    replica.apply(&[releasing(3, [blob(1).id, blob(2).id, blob(3).id])], None).unwrap();
+    let told = replica.view().warnings(0, 9).unwrap();
+    assert!(told.iter().any(|(_, line)| line.what == Happening::ReleasedInUse { blobs: 2 }), "{told:?}");
+    assert_eq!(ids(&replica, "SELECT id FROM missed"), BTreeSet::from([blob(1).id, blob(2).id]));
+    let mut entry = confirmed(4, BOB, 4, Some(vec![]));
+    entry.envelope.adds = vec![blob(2)];
+    replica.apply(&[entry], None).unwrap();
+    assert_eq!(ids(&replica, "SELECT id FROM missed"), BTreeSet::from([blob(1).id]));
+}
+
+/// A replica from before blobs were noted: what it does not know it does not release, and it hears of others' releases.
+#[test]
+fn a_replica_of_the_layout_before_is_taken_over_and_releases_nothing_from_before() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    replaced(&replica);
+    replica.close().unwrap();
+    let db = super::db::open(&dir.path().join("state.db"), &key(), 1024, false).unwrap();
+    db.run(|conn| {
+        conn.execute_batch(
+            "DROP TABLE blob; DROP TABLE loose; DROP TABLE missed; DROP INDEX extent_blob; DROP INDEX extent_past_blob;
+             PRAGMA user_version=6;",
+        )
+    })
+    .unwrap();
+    drop(db);
+    let replica = open(dir.path());
+    replica.apply(&[thinning(3, thin(1, 2, vec![], NONE))], None).unwrap();
+    assert!(releasable(&replica).is_empty());
+    let mut twice = confirmed(4, BOB, 4, Some(vec![op(3, content(keg(1), vec![extent(0, 9, 4)], 3))]));
+    twice.envelope.adds = vec![blob(4), blob(5)];
+    replica.apply(&[twice], None).unwrap();
+    assert_eq!(releasable(&replica), BTreeSet::from([blob(5).id]));
+    replica.apply(&[releasing(5, [blob(1).id])], None).unwrap();
+    assert_eq!(replica.released(&[blob(1).id]).unwrap(), [blob(1).id]);
+}

@@ -1,0 +1,388 @@
+//! What the server need not keep any more: it is released, removed, and nothing else is.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kegfs::format::{BlobId, EntryKind, KegId, NodeKind, OpKind, Role};
+use kegfs::keg::ROOT_INO;
+use kegfs::remote::Remote as _;
+use kegfs::server::Limits;
+use kegfs::sync::{Folder, History};
+use kegfs::sys::{clock, random};
+
+use super::common::tree::digest;
+use super::common::{Member, Server, wait_for};
+use super::retention::NONE;
+use super::sync_support::hoard::{lengths, log, wait};
+use super::sync_support::lived::*;
+use super::sync_support::*;
+
+/// What is released goes as soon as the server looks.
+fn at_once() -> Limits {
+    Limits { release_grace: Duration::ZERO, ..Limits::default() }
+}
+
+fn stored(kegd: &Kegd) -> BTreeSet<BlobId> {
+    lengths(kegd.data()).into_keys().collect()
+}
+
+/// What the files of the root directory consist of.
+fn in_use(folder: &Folder) -> BTreeSet<BlobId> {
+    names(folder).iter().flat_map(|name| blobs_of(folder, name)).collect()
+}
+
+fn blobs_of(folder: &Folder, name: &str) -> BTreeSet<BlobId> {
+    let node = folder.replica.view().lookup(ROOT_INO, name.as_bytes()).unwrap().unwrap();
+    let extents = folder.replica.view().extents(node.ino, 0, u64::MAX >> 1).unwrap();
+    extents.into_iter().map(|extent| extent.blob).collect()
+}
+
+/// A new file with the content of another one, which costs nothing: as `copy_file_range(2)` does it.
+fn clone(folder: &Folder, from: &str, to: &str) {
+    let view = folder.replica.view();
+    let node = view.lookup(ROOT_INO, from.as_bytes()).unwrap().unwrap();
+    let extents = view.extents(node.ino, 0, u64::MAX >> 1).unwrap();
+    drop(view);
+    let keg = KegId(random::array());
+    let (at_ns, name) = (clock::unix_nanos(), to.as_bytes().to_vec());
+    let (kind, mode, uid, gid, rdev, target) = (NodeKind::File, 0o644, 1000, 1000, 0, vec![]);
+    let create = OpKind::Create { keg, parent: KegId::ROOT, name, kind, mode, uid, gid, rdev, target };
+    folder.replica.submit(create, at_ns).unwrap();
+    let content = OpKind::Content { keg, truncate: Some(0), holes: vec![], extents, size: node.size, mtime_ns: at_ns };
+    folder.replica.submit(content, at_ns).unwrap();
+}
+
+/// Everything but the present is let go of.
+fn let_go(pair: &Pair) {
+    pair.alice.session().set_retention(&pair.ours, NONE).unwrap();
+    pair.alice.session().thin_out(&pair.ours).unwrap();
+}
+
+/// Waits until the server has removed whatever it would remove now: what is released after that is gone.
+fn wait_removed(pair: &Pair) {
+    let keg = KegId(random::array());
+    let extents = seal(&pair.ours, &random::array::<64>());
+    let marker = extents[0].blob;
+    // Of a file that is nowhere: the entry counts and leaves nothing.
+    let content = OpKind::Content { keg, truncate: Some(0), holes: vec![], extents, size: 64, mtime_ns: 0 };
+    pair.ours.replica.submit(content, 0).unwrap();
+    sync(&pair.ours);
+    let (known, server) = (pair.alice.session(), &pair.kegd);
+    eventually("the marker was released", || {
+        known.thin_out(&pair.ours).unwrap();
+        pair.ours.replica.released(&[marker]).unwrap() == [marker]
+    });
+    eventually("the marker is removed", || !stored(server).contains(&marker));
+}
+
+/// What somebody sees who has nothing stored.
+fn afresh(pair: &mut Pair) -> BTreeMap<String, Vec<u8>> {
+    pair.bob.forget();
+    pair.bob.unlock();
+    pair.theirs = pair.bob.folder("acme");
+    pair.theirs.catch_up_blocking(PATIENCE).unwrap();
+    tree(&pair.theirs)
+}
+
+#[test]
+fn what_nothing_shows_any_more_leaves_the_server_and_the_rest_stays() {
+    let mut pair = Pair::on(Kegd::start_with(at_once()));
+    for version in 0..5 {
+        for name in ["plan", "note", "gone"] {
+            write(&pair.ours, name, format!("version {version} of {name}").repeat(100).as_bytes());
+        }
+        sync(&pair.ours);
+    }
+    remove(&pair.ours, "gone");
+    clone(&pair.ours, "plan", "copy");
+    pair.settle();
+    assert_eq!(stored(&pair.kegd).len(), 15);
+    wait_removed(&pair);
+    assert_eq!(stored(&pair.kegd).len(), 15, "every version can still be gone back to");
+    let today = tree(&pair.ours);
+    let_go(&pair);
+    eventually("only today's content is left", || stored(&pair.kegd) == in_use(&pair.ours));
+    let bytes: u64 = lengths(pair.kegd.data()).into_values().sum();
+    eventually("its room is given back", || pair.ours.room().is_some_and(|room| room.used_bytes == bytes));
+    assert_eq!(pair.alice.session().thin_out(&pair.ours).unwrap().blobs, 0, "nothing is left to release");
+    pair.settle();
+    for folder in [&pair.ours, &pair.theirs] {
+        folder.local.clear_cache().unwrap();
+        assert_eq!(tree(folder), today);
+        assert!(folder.replica.view().warnings(0, 9).unwrap().is_empty());
+    }
+    assert_eq!(afresh(&mut pair), today);
+}
+
+#[test]
+fn what_the_rule_lets_go_is_released_with_it_by_itself() {
+    let pair = Pair::on(Kegd::start_with(at_once()));
+    for version in 0..5 {
+        write(&pair.ours, "plan", format!("version {version}").as_bytes());
+        sync(&pair.ours);
+    }
+    pair.alice.session().set_retention(&pair.ours, NONE).unwrap();
+    eventually("only today's content is left", || stored(&pair.kegd) == in_use(&pair.ours));
+}
+
+#[test]
+fn what_was_sent_in_vain_is_released_although_everything_is_kept() {
+    let pair = Pair::on(Kegd::start_with(at_once()));
+    write(&pair.ours, "plan", b"there");
+    let nowhere = OpKind::Content {
+        keg: KegId(random::array()),
+        truncate: Some(0),
+        holes: vec![],
+        extents: seal(&pair.theirs, b"to a file that is nowhere"),
+        size: 25,
+        mtime_ns: 0,
+    };
+    pair.theirs.replica.submit(nowhere, 0).unwrap();
+    pair.settle();
+    assert_eq!(stored(&pair.kegd).len(), 2);
+    let done = pair.alice.session().thin_out(&pair.ours).unwrap();
+    assert_eq!((done.moments, done.blobs), (0, 1));
+    eventually("it is gone", || stored(&pair.kegd) == in_use(&pair.ours));
+}
+
+/// Bob has cloned a file offline; meanwhile the file, its past and its content are gone.
+fn bob_clones_offline_what_is_released_meanwhile(pair: &Pair, bob_has_it: bool) -> BTreeSet<BlobId> {
+    write(&pair.ours, "old", &b"what bob clones. ".repeat(5000));
+    pair.settle();
+    if bob_has_it {
+        read(&pair.theirs, "old").unwrap();
+    }
+    let blobs = blobs_of(&pair.ours, "old");
+    pair.bob.network.set_offline(true);
+    clone(&pair.theirs, "old", "copy");
+    write(&pair.theirs, "more", b"and goes on");
+    remove(&pair.ours, "old");
+    sync(&pair.ours);
+    let_go(pair);
+    let all: Vec<BlobId> = blobs.iter().copied().collect();
+    assert_eq!(pair.ours.replica.released(&all).unwrap(), all);
+    blobs
+}
+
+fn bobs_work_arrives_whole(mut pair: Pair, blobs: &BTreeSet<BlobId>) {
+    pair.bob.network.set_offline(false);
+    eventually("bob's work is there", || pair.theirs.online() && pair.theirs.status().pending_ops == 0);
+    pair.settle();
+    wait_removed(&pair);
+    assert!(stored(&pair.kegd).is_superset(blobs));
+    pair.settle();
+    for folder in [&pair.ours, &pair.theirs] {
+        folder.local.clear_cache().unwrap();
+        assert_eq!(read(folder, "copy").unwrap(), b"what bob clones. ".repeat(5000));
+        assert!(folder.replica.view().warnings(0, 9).unwrap().is_empty());
+    }
+    assert_eq!(afresh(&mut pair)["copy"], b"what bob clones. ".repeat(5000));
+}
+
+#[test]
+fn unsent_work_that_refers_to_what_was_removed_meanwhile_brings_it_again() {
+    let pair = Pair::on(Kegd::start_with(at_once()));
+    let blobs = bob_clones_offline_what_is_released_meanwhile(&pair, true);
+    eventually("it is removed", || stored(&pair.kegd).is_disjoint(&blobs));
+    bobs_work_arrives_whole(pair, &blobs);
+}
+
+#[test]
+fn unsent_work_that_refers_to_what_was_released_keeps_it_on_the_server() {
+    // Long enough for him to come back, in whatever time this machine needs.
+    let limits = Limits { release_grace: Duration::from_secs(2), ..Limits::default() };
+    let pair = Pair::on(Kegd::start_with(limits));
+    let blobs = bob_clones_offline_what_is_released_meanwhile(&pair, true);
+    bobs_work_arrives_whole(pair, &blobs);
+}
+
+#[test]
+fn where_nobody_has_it_any_more_it_is_said_and_the_rest_arrives() {
+    let pair = Pair::on(Kegd::start_with(at_once()));
+    let blobs = bob_clones_offline_what_is_released_meanwhile(&pair, false);
+    pair.ours.local.clear_cache().unwrap();
+    eventually("it is removed", || stored(&pair.kegd).is_disjoint(&blobs));
+    pair.bob.network.set_offline(false);
+    eventually("bob's work is there", || pair.theirs.online() && pair.theirs.status().pending_ops == 0);
+    pair.settle();
+    assert_eq!(read(&pair.ours, "more").unwrap(), b"and goes on");
+    let told = pair.theirs.replica.view().warnings(0, 9).unwrap();
+    let lost = kegfs::replica::Happening::ContentLost { blobs: 1 };
+    assert!(told.iter().any(|(_, line)| line.what == lost), "{told:?}");
+}
+
+#[test]
+fn cloning_and_releasing_at_the_same_time_loses_nothing() {
+    let mut pair = Pair::on(Kegd::start_with(at_once()));
+    pair.alice.session().set_retention(&pair.ours, NONE).unwrap();
+    for round in 0..8 {
+        write(&pair.ours, &format!("old {round}"), format!("content of {round}. ").repeat(1000).as_bytes());
+    }
+    pair.settle();
+    tree(&pair.theirs);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..8 {
+                remove(&pair.ours, &format!("old {round}"));
+                sync(&pair.ours);
+                pair.alice.session().thin_out(&pair.ours).unwrap();
+            }
+        });
+        scope.spawn(|| {
+            for round in 0..8 {
+                if names(&pair.theirs).contains(&format!("old {round}")) {
+                    clone(&pair.theirs, &format!("old {round}"), &format!("new {round}"));
+                }
+                write(&pair.theirs, "beside", format!("{round}").as_bytes());
+                std::thread::sleep(Duration::from_millis(25));
+            }
+        });
+    });
+    pair.settle();
+    pair.alice.session().thin_out(&pair.ours).unwrap();
+    wait_removed(&pair);
+    assert_eq!(stored(&pair.kegd), in_use(&pair.ours));
+    let seen = afresh(&mut pair);
+    assert!(seen.keys().any(|name| name.starts_with("new")), "{:?}", seen.keys());
+    for (name, content) in seen {
+        if let Some(round) = name.strip_prefix("new ") {
+            assert_eq!(content, format!("content of {round}. ").repeat(1000).as_bytes());
+        }
+    }
+}
+
+#[test]
+fn the_state_that_a_member_began_with_is_kept_for_new_devices_until_nobody_begins_with_it() {
+    let pair = Pair::on(Kegd::start_with(at_once()));
+    write(&pair.ours, "plan", &b"one ".repeat(30_000));
+    sync(&pair.ours);
+    patch(&pair.ours, "plan", 5000, b"TWO");
+    sync(&pair.ours);
+    let mut carol = Person::join(&pair.kegd, "carol");
+    pair.alice.session().add_member_with(&pair.ours, carol.id, Role::Editor, History::None).unwrap();
+    carol.folder("acme").catch_up_blocking(PATIENCE).unwrap();
+    let states: BTreeSet<BlobId> = log(&*pair.alice.network, pair.ours.id())
+        .iter()
+        .filter(|(_, envelope)| envelope.kind == EntryKind::Checkpoint)
+        .flat_map(|(_, envelope)| envelope.adds.iter().map(|blob| blob.id))
+        .collect();
+    assert!(!states.is_empty());
+    write(&pair.ours, "plan", b"three");
+    sync(&pair.ours);
+    let_go(&pair);
+    pair.settle();
+    wait_removed(&pair);
+    assert!(stored(&pair.kegd).is_superset(&states));
+    carol.forget();
+    carol.unlock();
+    let hers = carol.folder("acme");
+    hers.catch_up_blocking(PATIENCE).unwrap();
+    assert_eq!(tree(&hers), tree(&pair.ours));
+    drop(hers);
+    pair.alice.session().remove_member(&pair.ours, carol.id).unwrap();
+    let_go(&pair);
+    eventually("her state is gone too", || stored(&pair.kegd) == in_use(&pair.ours));
+}
+
+#[test]
+fn an_upload_that_no_entry_comes_for_is_removed_and_its_room_given_back() {
+    let limits = Limits { upload_keep: Duration::from_secs(1), ..at_once() };
+    let pair = Pair::on(Kegd::start_with(limits));
+    write(&pair.ours, "plan", b"there");
+    sync(&pair.ours);
+    let bytes = random::array::<4096>();
+    let blob = BlobId(kegfs::crypto::verified::blob_id(&bytes));
+    wait(pair.bob.network.put_blob(pair.ours.id(), blob, bytes.to_vec().into())).unwrap();
+    eventually("it is removed", || stored(&pair.kegd) == in_use(&pair.ours));
+    let left: u64 = lengths(pair.kegd.data()).into_values().sum();
+    eventually("its room is given back", || pair.ours.room().is_some_and(|room| room.used_bytes == left));
+    wait_removed(&pair);
+    assert_eq!(stored(&pair.kegd), in_use(&pair.ours), "what an entry came for stays");
+}
+
+#[test]
+fn a_server_that_is_killed_again_and_again_removes_what_was_released_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start_with(dir.path(), &["--release-grace", "1s"]);
+    let mut alice = Person::join_at(&server.url(), &server.invite(), "alice");
+    let ours = alice.session().create_folder("acme").unwrap();
+    for number in 0..400 {
+        write(&ours, &format!("file {number}"), format!("content of {number}").as_bytes());
+    }
+    sync(&ours);
+    for number in 20..400 {
+        remove(&ours, &format!("file {number}"));
+    }
+    sync(&ours);
+    assert_eq!(lengths(&server.data).len(), 400);
+    alice.session().set_retention(&ours, NONE).unwrap();
+    eventually("all of it is released", || {
+        alice.session().thin_out(&ours).unwrap();
+        let released = ours.replica.released(&lengths(&server.data).into_keys().collect::<Vec<_>>()).unwrap();
+        released.len() + 20 == lengths(&server.data).len()
+    });
+    let (today, wanted) = (tree(&ours), in_use(&ours));
+    for pause_ms in [0, 1000, 40, 210, 230, 250, 300] {
+        std::thread::sleep(Duration::from_millis(pause_ms));
+        server.kill9();
+        assert!(lengths(&server.data).into_keys().collect::<BTreeSet<_>>().is_superset(&wanted));
+        server.restart();
+    }
+    eventually("what was released is gone", || lengths(&server.data).into_keys().collect::<BTreeSet<_>>() == wanted);
+    drop(ours);
+    alice.forget();
+    alice.unlock();
+    let again: Arc<Folder> = alice.folder("acme");
+    again.catch_up_blocking(PATIENCE).unwrap();
+    assert_eq!(tree(&again), today);
+    write(&again, "file 0", b"one more version");
+    sync(&again);
+    alice.session().thin_out(&again).unwrap();
+    eventually("the server's log tells", || {
+        fs::read_to_string(server.data.join("kegd.log")).unwrap().contains("removed what nothing refers to")
+    });
+}
+
+#[test]
+fn on_a_mount_the_room_comes_back_and_every_file_is_what_it_was() {
+    let kegd = Kegd::start_with(at_once());
+    let mut alice = Person::join(&kegd, "alice");
+    let dir = tempfile::tempdir().unwrap();
+    let mut bob = Member::create(dir.path(), "bob", &kegd.url(), &kegd.invite);
+    let ours = alice.session().create_folder("acme").unwrap();
+    alice.session().add_member(&ours, bob.account.parse().unwrap(), Role::Admin).unwrap();
+    alice.session().set_retention(&ours, NONE).unwrap();
+    drop(ours);
+    alice.lock();
+    let mnt = bob.mount("acme");
+    let free = || nix::sys::statvfs::statvfs(&mnt).unwrap();
+    fs::create_dir(mnt.join("dir")).unwrap();
+    for number in 0..20 {
+        fs::write(mnt.join(format!("dir/small {number}")), format!("small file {number}")).unwrap();
+    }
+    let large: Vec<u8> = random::array::<4096>().repeat(2048);
+    fs::write(mnt.join("large"), &large).unwrap();
+    fs::write(mnt.join("other"), &large[5..]).unwrap();
+    bob.sync();
+    fs::rename(mnt.join("other"), mnt.join("large")).unwrap();
+    fs::write(mnt.join("dir/small 3"), "another content").unwrap();
+    bob.sync();
+    let before = digest(&mnt);
+    let used = |stat: nix::sys::statvfs::Statvfs| (stat.blocks() - stat.blocks_free()) * stat.fragment_size();
+    wait_for("df shows both versions", PATIENCE, || used(free()) > 16 << 20);
+    let json: serde_json::Value = serde_json::from_str(&bob.ok(&["retention", "acme", "--now", "--json"])).unwrap();
+    assert!(json["released_bytes"].as_u64().unwrap() > 8 << 20, "{json}");
+    wait_for("df shows one", PATIENCE, || used(free()) < 9 << 20);
+    assert_eq!(digest(&mnt), before);
+    bob.unmount(&mnt);
+    alice.forget();
+    alice.unlock();
+    let ours = alice.folder("acme");
+    ours.catch_up_blocking(PATIENCE).unwrap();
+    assert_eq!(read(&ours, "large").unwrap(), large[5..]);
+    let again = bob.mount("acme");
+    assert_eq!(digest(&again), before);
+}
