@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use joining::{
-    AcceptArgs, AccountJoin, AccountRecover, AccountRecovery, DeviceAdd, DeviceCommand, InviteArgs, ServerArgs,
+    AcceptArgs, AccountJoin, AccountRecover, AccountRecovery, DeviceAdd, DeviceCommand, InviteArgs, KdfArgs, ServerArgs,
 };
 pub use past::{ConflictsCommand, HistoryArgs, RestoreArgs, RetentionArgs, TrashArgs};
 
@@ -163,6 +163,9 @@ pub struct AccountCreate {
     /// Invite code of the server
     #[arg(long, value_name = "CODE")]
     pub invite: String,
+    /// Cost of the passphrase
+    #[command(flatten)]
+    pub kdf: KdfArgs,
 }
 
 /// `kegfs folder …`

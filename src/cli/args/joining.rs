@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::RoleArgs;
+use crate::crypto::password::Params;
 
 /// `kegfs account join`
 #[derive(Debug, Clone, Args)]
@@ -19,6 +20,9 @@ pub struct AccountJoin {
     /// How long to wait for the code to be typed on the other device
     #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     pub timeout: u64,
+    /// Cost of the new passphrase
+    #[command(flatten)]
+    pub kdf: KdfArgs,
 }
 
 /// A server, and how it is recognised.
@@ -30,6 +34,24 @@ pub struct ServerArgs {
     /// Trust this certificate (PEM) for the server, besides the system's authorities
     #[arg(long, value_name = "FILE")]
     pub server_cert: Option<PathBuf>,
+}
+
+/// What a guess of the passphrase costs who has got hold of the keystore, and unlocking costs you (Argon2id, RFC 9106).
+#[derive(Debug, Clone, Args)]
+pub struct KdfArgs {
+    /// Memory that unlocking takes, MiB: more makes guessing the passphrase costlier
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(19..=1024))]
+    pub kdf_memory: u32,
+    /// Passes over that memory
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub kdf_passes: u32,
+}
+
+impl KdfArgs {
+    /// The cost, within its bounds.
+    pub fn params(&self) -> Params {
+        Params::new(self.kdf_memory << 10, self.kdf_passes, 1).unwrap_or_default()
+    }
 }
 
 /// `kegfs account recovery`
@@ -58,6 +80,9 @@ pub struct AccountRecover {
     /// Read the phrase from file descriptor N
     #[arg(long, value_name = "N")]
     pub phrase_fd: Option<RawFd>,
+    /// Cost of the new passphrase
+    #[command(flatten)]
+    pub kdf: KdfArgs,
 }
 
 /// `kegfs device …`
@@ -127,4 +152,35 @@ pub struct AcceptArgs {
     /// How long to wait for an admin's client to let you in
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub timeout: u64,
+    /// Cost of the passphrase of a new account
+    #[command(flatten)]
+    pub kdf: KdfArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        kdf: KdfArgs,
+    }
+
+    #[test]
+    fn what_the_options_take_is_what_a_keystore_takes() {
+        let params = |memory: &str, passes: &str| {
+            let line = Line::try_parse_from(["kegfs", "--kdf-memory", memory, "--kdf-passes", passes]).ok()?;
+            Some((line.kdf.params().memory_kib() >> 10, line.kdf.params().passes()))
+        };
+        assert_eq!(params("19", "1"), Some((19, 1)));
+        assert_eq!(params("1024", "16"), Some((1024, 16)));
+        for (memory, passes) in [("18", "3"), ("1025", "3"), ("64", "0"), ("64", "17")] {
+            assert_eq!(params(memory, passes), None);
+        }
+        let unsaid = Line::try_parse_from(["kegfs"]).map(|line| line.kdf.params());
+        assert_eq!(unsaid.ok(), Some(Params::DEFAULT));
+    }
 }

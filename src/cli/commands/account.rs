@@ -66,13 +66,14 @@ pub(super) fn register(
     fresh: &Fresh<'_>,
     mut config: Config,
     code: &str,
+    cost: password::Params,
     global: &Global,
 ) -> Result<(Config, Identity), Failure> {
     let profile = fresh.profile;
     let passphrase = passphrase::new(global)?;
     let new = unlocked::new_account(&config.server, &config.name, &config.device)?;
     config.account = new.identity.account.to_string();
-    keystore::write(&profile.keystore(), &new.identity, &passphrase, password::Params::DEFAULT)?;
+    keystore::write(&profile.keystore(), &new.identity, &passphrase, cost)?;
     let registered = unlocked::register(&config, code, &new).and_then(|()| profile.write_config(&config));
     if let Err(failure) = registered {
         // An account that nobody knows of: its keys are of no use.
@@ -87,7 +88,7 @@ pub fn create(args: &AccountCreate, profile: &Profile, global: &Global, output: 
     let fresh = Fresh::claim(profile)?;
     let device = args.device.clone().unwrap_or_else(host_name);
     let config = config(&args.server, args.name.clone(), device)?;
-    let (config, _) = register(&fresh, config, &args.invite, global)?;
+    let (config, _) = register(&fresh, config, &args.invite, args.kdf.params(), global)?;
     output.remark("Keep a copy of the keystore file and remember your passphrase: without both the account is lost.");
     print(&config, output)
 }

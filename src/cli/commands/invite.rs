@@ -120,7 +120,7 @@ pub fn accept(args: AcceptArgs, profile: &Profile, global: &Global, output: Outp
             server_cert: link.server_cert.clone(),
         };
         let fresh = Fresh::claim(profile)?;
-        let (config, identity) = register(&fresh, config, &link.secret.admission(), global)?;
+        let (config, identity) = register(&fresh, config, &link.secret.admission(), args.kdf.params(), global)?;
         drop(fresh);
         backend.unlocked(config, identity)?;
         output.remark("Your account is made; keep a copy of the keystore file and remember your passphrase.");

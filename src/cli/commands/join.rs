@@ -65,7 +65,7 @@ pub fn join(args: &AccountJoin, profile: &Profile, global: &Global, output: Outp
     }
     output.remark("Say so on the other device too. Waiting …");
     let joined = unlocked::end_joining(&config, meeting, within)?;
-    save(&fresh, &mut config, &joined, &chosen)?;
+    save(&fresh, &mut config, &joined, &chosen, args.kdf.params())?;
     output.remark("This is a device of the following account.");
     print(&config, output)
 }
@@ -89,7 +89,7 @@ pub fn recover(args: &AccountRecover, profile: &Profile, global: &Global, output
     let phrase = Phrase::parse(text).map_err(wrong)?;
     let chosen = passphrase::new(global)?;
     let joined = unlocked::recover_account(&config, account, &phrase, &name)?;
-    save(&fresh, &mut config, &joined, &chosen)?;
+    save(&fresh, &mut config, &joined, &chosen, args.kdf.params())?;
     output.remark("Now revoke what is lost: kegfs device list, kegfs device revoke NAME.");
     print(&config, output)
 }
@@ -100,12 +100,13 @@ fn save(
     config: &mut Config,
     joined: &Joined,
     chosen: &passphrase::Passphrase,
+    cost: password::Params,
 ) -> Result<(), Failure> {
     config.account = joined.identity.account.to_string();
     config.name.clone_from(&joined.name);
     config.device.clone_from(&joined.device);
     let profile = fresh.profile;
-    keystore::write(&profile.keystore(), &joined.identity, chosen, password::Params::DEFAULT)?;
+    keystore::write(&profile.keystore(), &joined.identity, chosen, cost)?;
     unlocked::keep_joined(config, joined, profile)?;
     profile.write_config(config)
 }
