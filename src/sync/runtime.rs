@@ -18,6 +18,9 @@ use crate::sys::process;
 const FOREGROUND_THREADS: usize = 2;
 /// Threads that upload. One saturates a fast network; two keep TLS of one connection from stopping the others.
 const BACKGROUND_THREADS: usize = 2;
+/// How long the threads may take to let go of what they are at. Whoever exits earlier takes SQLCipher's heap away from a
+/// thread that is closing a database: its library frees that in an exit handler.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How much less the scheduler favours uploads. Enough that a streaming write keeps its pace on two cores.
 const BACKGROUND_NICE: i32 = 5;
 
@@ -78,9 +81,12 @@ pub(super) fn run_on<T: Send + 'static>(
 
 impl Drop for Runtimes {
     fn drop(&mut self) {
-        // The last reference may be dropped by a task of the runtime itself, which cannot wait for its own end.
         for runtime in [self.foreground.take(), self.background.take()].into_iter().flatten() {
-            runtime.shutdown_background();
+            match Handle::try_current() {
+                // The last reference may be dropped by a task of the runtime itself, which cannot wait for its own end.
+                Ok(_) => runtime.shutdown_background(),
+                Err(_) => runtime.shutdown_timeout(LAST_WORDS),
+            }
         }
     }
 }
@@ -109,6 +115,30 @@ mod tests {
         let other = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let answer = other.block_on(async { runtimes.run(async { Ok(2) }) });
         assert_eq!(answer.unwrap(), 2);
+    }
+
+    #[test]
+    fn no_thread_is_at_work_any_more_when_they_are_dropped() {
+        struct Slow(std::sync::Arc<AtomicUsize>);
+        impl Drop for Slow {
+            fn drop(&mut self) {
+                std::thread::sleep(Duration::from_millis(200));
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        let dropped = std::sync::Arc::new(AtomicUsize::new(0));
+        let runtimes = Runtimes::new().unwrap();
+        for runtime in [runtimes.foreground(), runtimes.background()] {
+            let (slow, (begun, begins)) = (Slow(dropped.clone()), mpsc::channel());
+            runtime.spawn(async move {
+                begun.send(()).unwrap();
+                std::future::pending::<()>().await;
+                drop(slow);
+            });
+            begins.recv().unwrap();
+        }
+        drop(runtimes);
+        assert_eq!(dropped.load(Ordering::SeqCst), 2);
     }
 
     #[test]

@@ -164,7 +164,7 @@ impl Liar {
 impl Drop for Liar {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_timeout(Duration::ZERO);
+            runtime.shutdown_timeout(Duration::from_secs(5));
         }
     }
 }

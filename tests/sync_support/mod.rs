@@ -63,7 +63,8 @@ impl Kegd {
     /// Ends it without letting anything finish.
     pub fn kill(&mut self) {
         if let Some((runtime, running)) = self.running.take() {
-            runtime.shutdown_timeout(Duration::ZERO);
+            // Long enough for a thread that closes a database not to meet the end of the process at it.
+            runtime.shutdown_timeout(Duration::from_secs(5));
             drop(running);
         }
     }
