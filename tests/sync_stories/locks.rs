@@ -194,6 +194,19 @@ fn a_server_that_did_not_answer_once_is_asked_before_anybody_locks_alone() {
 }
 
 #[test]
+fn who_locked_alone_asks_again_when_the_server_is_back() {
+    let pair = pair();
+    let (alice, bob) = (Program::of(&pair.ours), Program::of(&pair.theirs));
+    pair.alice.network.set_offline(true);
+    assert!(alice.lock(ALL), "nobody can be asked");
+    alice.unlock();
+    pair.alice.network.set_offline(false);
+    eventually("the connection", || pair.alice.session().online());
+    assert!(bob.lock(ALL));
+    assert!(!alice.try_lock(ALL), "both have it");
+}
+
+#[test]
 fn a_refused_call_of_before_a_new_key_does_not_disturb_the_session_of_after() {
     // Nobody looks again by himself within 20 s.
     let pair = pair_with(Duration::from_secs(60));

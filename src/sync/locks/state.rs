@@ -395,8 +395,9 @@ impl State {
     /// The server can be reached again, and may be another than before.
     pub fn reconnected(&mut self, now: Instant) {
         self.try_at = now;
-        if matches!(self.link, Link::Here(_)) {
-            self.link = Link::Away;
+        // Who holds something believes in it until the server has agreed or not.
+        if self.link != Link::Alone || self.files.is_empty() {
+            (self.link, self.lost) = (Link::Away, None);
         }
     }
 
