@@ -19,6 +19,9 @@ use nix::fcntl::{FcntlArg, fcntl};
 const SOON: Duration = Duration::from_secs(20);
 /// Where a test waits for it: the server keeps a lock that long for a device that is not heard of.
 const LEASE: Duration = Duration::from_secs(3);
+/// Who is told that a lock is free has it at once, on cores that do nothing else; who is not told asks after a third of
+/// ten seconds. Between the two.
+const UNTOLD: Duration = Duration::from_secs(2);
 
 /// A team whose server keeps locks for [`LEASE`] instead of ten seconds.
 fn team() -> Team {
@@ -184,7 +187,7 @@ fn ranges_of_two_members_are_locked_beside_each_other_and_not_over_each_other() 
     let released = Instant::now();
     set(&here, libc::F_UNLCK, 0, 0).unwrap();
     let (there, woken) = waiting.join().unwrap();
-    assert!(woken - released < Duration::from_millis(500), "{:?}", woken - released);
+    assert!(woken - released < UNTOLD, "{:?}", woken - released);
     // Closing any descriptor of the file releases what the process has locked with fcntl, as POSIX has it.
     drop(open(&theirs));
     drop(there);
@@ -234,7 +237,7 @@ fn a_waiting_program_can_be_interrupted_and_a_killed_one_lets_go_at_once() {
             .unwrap();
         let status = waiting.wait().unwrap();
         assert!(!status.success());
-        assert!(signalled.elapsed() < Duration::from_millis(500), "{:?}", signalled.elapsed());
+        assert!(signalled.elapsed() < UNTOLD, "{:?}", signalled.elapsed());
     }
     // Who was interrupted is not in the queue any more, and the holder's end is noticed at once.
     let waiting = thread::spawn(move || {
@@ -246,7 +249,7 @@ fn a_waiting_program_can_be_interrupted_and_a_killed_one_lets_go_at_once() {
     let killed = Instant::now();
     drop(holder);
     let woken = waiting.join().unwrap();
-    assert!(woken - killed < Duration::from_millis(500), "{:?}", woken - killed);
+    assert!(woken - killed < UNTOLD, "{:?}", woken - killed);
 }
 
 #[test]
@@ -314,7 +317,7 @@ fn locks_survive_a_restart_of_the_server_and_a_new_key_and_not_a_removal() {
     let told = Instant::now();
     let woken = waiting.join().unwrap();
     println!("free {:?} after the removal was begun", woken - removed);
-    assert!(woken < told + Duration::from_millis(500), "{:?} late", woken - told);
+    assert!(woken < told + UNTOLD, "{:?} late", woken - told);
     drop(there);
 }
 
