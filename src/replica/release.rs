@@ -176,6 +176,21 @@ impl Replica {
         self.write_beside(|conn| conn.execute("DELETE FROM missed WHERE id = ?1", [blob.as_bytes()]).map(|_| ()))
     }
 
+    /// Bytes of all blobs that the server keeps for the folder, without those that wait to be removed; `None` where not
+    /// all of them are known here.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn kept_bytes(&self) -> Result<Option<u64>, ReplicaError> {
+        self.reading(|conn| {
+            if meta::<i64>(conn, "blobs_since")?.is_some() {
+                return Ok(None);
+            }
+            let sum = "SELECT coalesce(sum(size), 0) FROM blob WHERE released IS NULL";
+            conn.query_row(sum, [], |row| row.get::<_, i64>(0)).map(|bytes| Some(bytes.cast_unsigned()))
+        })
+    }
+
     /// Which of the blobs were released and not added since: who refers to one adds it again.
     ///
     /// # Errors

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
 
@@ -292,4 +294,49 @@ fn a_replica_of_the_layout_before_is_taken_over_and_releases_nothing_from_before
     assert_eq!(releasable(&replica), BTreeSet::from([blob(5).id]));
     replica.apply(&[releasing(5, [blob(1).id])], None).unwrap();
     assert_eq!(replica.released(&[blob(1).id]).unwrap(), [blob(1).id]);
+}
+
+#[test]
+fn releasing_costs_what_changed_and_not_what_there_is() {
+    let steps = |files: u32| {
+        let dir = tempdir();
+        let replica = open(dir.path());
+        let make = |number: u32| {
+            let id = keg(number + 10);
+            [op(0, file(id, &format!("n{number}"))), op(0, content(id, vec![extent(0, 9, (number % 200) as u8)], 1))]
+        };
+        let mut first = confirmed(1, BOB, 1, Some((0..files).flat_map(make).collect()));
+        first.envelope.adds = (0..files.min(200)).map(|number| blob(number as u8)).collect();
+        replica.apply(&[first], None).unwrap();
+        let again = |number: u32| op(1, content(keg(number + 10), vec![extent(0, 9, (number % 200) as u8)], 2));
+        replica.apply(&[confirmed(2, BOB, 2, Some((0..files).map(again).collect()))], None).unwrap();
+        let count = Arc::new(AtomicU64::new(0));
+        let counted = |on: bool| {
+            let counting = Arc::clone(&count);
+            let tick = move || {
+                counting.fetch_add(1, Ordering::Relaxed);
+                false
+            };
+            replica.shared().writer.lock().conn.progress_handler(1, on.then_some(tick)).unwrap();
+        };
+        counted(true);
+        for seq in 3..5 {
+            let change = op(seq - 1, content(keg(10), vec![extent(0, 9, 250 + seq as u8)], 1));
+            let mut entry = confirmed(seq, BOB, seq, Some(vec![change]));
+            entry.envelope.adds = vec![blob(250 + seq as u8), blob(249)];
+            replica.apply(&[entry], None).unwrap();
+        }
+        replica.apply(&[thinning(5, thin(1, 4, vec![1, 2], NONE))], None).unwrap();
+        assert!(ids(&replica, "SELECT id FROM loose").len() <= 2, "what is looked at");
+        let found = releasable(&replica);
+        assert!(found.contains(&blob(253).id), "{found:?}");
+        replica.apply(&[releasing(6, found)], None).unwrap();
+        counted(false);
+        count.load(Ordering::Relaxed)
+    };
+    let (few, many) = (steps(20), steps(2000));
+    assert!(
+        many < few * 3 / 2,
+        "{few} steps of the database in a small folder, {many} in one a hundred times as large"
+    );
 }

@@ -20,8 +20,9 @@ use crate::replica::PastSize;
 
 /// How often the past of a folder is thinned out, at most.
 const EVERY_MS: i64 = 24 * 3_600_000;
-/// How often an entry is signed anew because the log has grown meanwhile.
-const ATTEMPTS: usize = 16;
+/// How often an entry is signed anew because the log has grown meanwhile: often, since nobody waits for it, and somebody who
+/// writes without a pause overtakes most attempts.
+const ATTEMPTS: usize = 64;
 /// Between two attempts where the server did not answer.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -34,6 +35,8 @@ pub struct Retention {
     pub chosen: bool,
     /// How much of the past is left.
     pub size: PastSize,
+    /// Bytes that the server keeps for it and for the present, if that is known here.
+    pub stored_bytes: Option<u64>,
 }
 
 /// What thinning out has come to.
@@ -175,7 +178,8 @@ impl Session {
     pub fn retention(&self, folder: &Arc<Folder>) -> Result<Retention, SyncError> {
         let verified = folder.verified.blocking_lock();
         let rule = verified.state.retention();
-        Ok(Retention { rule, chosen: verified.state.has_rule(), size: folder.replica.past_size()? })
+        let (chosen, replica) = (verified.state.has_rule(), &folder.replica);
+        Ok(Retention { rule, chosen, size: replica.past_size()?, stored_bytes: replica.kept_bytes()? })
     }
 
     /// Sets it, for everybody.

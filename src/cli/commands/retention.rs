@@ -26,13 +26,17 @@ fn text(info: &RetentionInfo) -> String {
     if let Some(before) = &info.thinned_before {
         let _ = writeln!(text, "before {before}, {} versions are left", info.kept);
     }
+    if let Some(stored) = info.stored_bytes {
+        let _ = writeln!(text, "the server keeps {} for it", bytes(stored));
+    }
     if let Some(removed) = info.removed {
         let _ = match removed {
             0 => writeln!(text, "nothing was old enough to go"),
             _ => writeln!(text, "{removed} versions are gone now"),
         };
         if let Some(freed) = info.released_bytes.filter(|freed| *freed > 0) {
-            let _ = writeln!(text, "the server removes {} of content that nothing refers to any more", bytes(freed));
+            let _ =
+                writeln!(text, "the server will remove {} of content that nothing refers to any more", bytes(freed));
         }
     }
     text

@@ -162,6 +162,8 @@ pub struct RetentionInfo {
     pub kept: u64,
     /// Versions that were taken away now, where that was asked for.
     pub removed: Option<u64>,
+    /// Bytes that the server keeps for the present and what is left of the past, if that is known here.
+    pub stored_bytes: Option<u64>,
     /// Bytes that the server will not keep for them any more.
     pub released_bytes: Option<u64>,
 }

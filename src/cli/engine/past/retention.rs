@@ -40,6 +40,7 @@ pub(super) fn run(
         thinned_before: (found.size.thinned > 0).then(|| when::version(found.size.thinned)),
         kept: found.size.kept,
         removed: removed.map(|done| done.moments),
+        stored_bytes: found.stored_bytes,
         released_bytes: removed.map(|done| done.bytes),
     })
 }
