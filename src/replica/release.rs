@@ -98,14 +98,14 @@ pub(super) fn tidy(conn: &Connection) -> rusqlite::Result<()> {
 
 impl Replica {
     /// Blobs that neither the present nor any moment that is left refers to, nor own pending work, at most `limit`. Of the
-    /// state of an epoch's beginning only where `gone` says that nobody can begin with that epoch any more. None where
+    /// state of an epoch's beginning only where the epoch is in `gone`: nobody can begin with it any more. None where
     /// something of the log is not known here.
     ///
     /// # Errors
     /// Those of reading.
-    pub fn releasable(&self, limit: usize, gone: &dyn Fn(u32) -> bool) -> Result<Vec<BlobRef>, ReplicaError> {
+    pub fn releasable(&self, limit: usize, gone: &HashSet<u32>) -> Result<Vec<BlobRef>, ReplicaError> {
         let pending = self.pending_blobs();
-        let found = self.reading(|conn| {
+        self.reading(|conn| {
             if meta::<i64>(conn, "origin_wanted")?.is_some() || meta::<i64>(conn, UNREAD)?.is_some() {
                 return Ok(Vec::new());
             }
@@ -114,15 +114,18 @@ impl Replica {
                  WHERE b.released IS NULL AND NOT EXISTS (SELECT 1 FROM extent WHERE blob = l.id)
                  AND NOT EXISTS (SELECT 1 FROM extent_past WHERE blob = l.id)",
             )?;
-            let rows = statement.query_map([], |row| {
+            let (mut rows, mut found) = (statement.query([])?, Vec::new());
+            while found.len() < limit
+                && let Some(row) = rows.next()?
+            {
                 let blob = BlobRef { id: BlobId(row.get(0)?), size_bytes: row.get::<_, i64>(1)?.cast_unsigned() };
-                Ok((blob, row.get::<_, Option<u32>>(2)?))
-            })?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
-        })?;
-        let free =
-            |(blob, checkpoint): &(BlobRef, Option<u32>)| !pending.contains(&blob.id) && checkpoint.is_none_or(gone);
-        Ok(found.into_iter().filter(free).map(|(blob, _)| blob).take(limit).collect())
+                let of_epoch: Option<u32> = row.get(2)?;
+                if !pending.contains(&blob.id) && of_epoch.is_none_or(|epoch| gone.contains(&epoch)) {
+                    found.push(blob);
+                }
+            }
+            Ok(found)
+        })
     }
 
     /// What work that was not sent refers to.
@@ -149,8 +152,8 @@ impl Replica {
             let mut statement = conn.prepare_cached(sql)?;
             let mut rows = statement.query([])?;
             let mut found = Vec::new();
-            while let Some(row) = rows.next()?
-                && found.len() < limit
+            while found.len() < limit
+                && let Some(row) = rows.next()?
             {
                 let blob = BlobRef { id: BlobId(row.get(0)?), size_bytes: row.get::<_, i64>(1)?.cast_unsigned() };
                 // It may have been overwritten and thinned out since.

@@ -19,17 +19,18 @@ use crate::format::limits::BATCH_MAX_OPS;
 use crate::format::{BlobId, BlobRef, Extent, KegId, NodeKind, Op, OpKind, encode};
 use crate::keg::Node;
 use crate::replica::{Happening, Pending};
+use crate::sys::random;
 
 /// Encoded bytes that operations from before the horizon may have in an entry, beside what an entry usually has.
 const BYTES: usize = 64 * 1024;
 /// The same where such an operation is the only one: with padding and blobs below the 1 MiB that an entry may have.
 const BYTES_ALONE: usize = 832 * 1024;
-/// Blobs that are added for them, unless one operation alone needs more: as many as an entry usually adds.
-const BLOBS: usize = 2048;
+/// Blobs that an entry adds again. Each may have to be fetched first.
+const BLOBS: usize = 256;
 
 /// What is to be sealed.
 pub(super) struct Carried {
-    /// Number of the last pending operation in it.
+    /// Number of the last pending operation in it; before the first where there is none.
     pub last: u64,
     /// The operations.
     pub ops: Vec<Op>,
@@ -51,6 +52,7 @@ pub(super) fn carry(
         ops: Vec::new(),
         bytes: 0,
         adds: Vec::new(),
+        again: Vec::new(),
         known: added.iter().map(|blob| blob.id).collect(),
         lost: 0,
         revived: HashSet::new(),
@@ -72,16 +74,23 @@ pub(super) fn carry(
             carrier.ops.push(Op::clone(op));
         }
         carrier.add_again(ops)?;
-        if carrier.adds.len() > BLOBS && index > 0 {
+        if carrier.again.len() > BLOBS {
             carrier.ops.truncate(ops);
             carrier.adds.truncate(adds);
+            if index == 0 {
+                // The server is to keep them before the operation comes, which then need not add them.
+                carrier.ops.push(nothing(op));
+                last = number.saturating_sub(1);
+            }
             break;
         }
         last = *number;
-        if carrier.bytes > BYTES || carrier.adds.len() > BLOBS {
+        if carrier.bytes > BYTES {
             break;
         }
     }
+    carrier.again.truncate(BLOBS);
+    carrier.adds.append(&mut carrier.again);
     if carrier.lost > 0 {
         folder.note_once(Happening::ContentLost { blobs: carrier.lost });
     }
@@ -94,6 +103,8 @@ struct Carrier<'a> {
     ops: Vec<Op>,
     bytes: usize,
     adds: Vec<BlobRef>,
+    /// Blobs that were released.
+    again: Vec<BlobRef>,
     /// Blobs that need not be looked at any more.
     known: HashSet<BlobId>,
     /// Blobs that nobody has any more.
@@ -118,8 +129,11 @@ impl Carrier<'_> {
             return Ok(());
         }
         for id in self.folder.replica.released(&named)? {
+            if self.again.len() > BLOBS {
+                break;
+            }
             match self.folder.spool_again(&id)? {
-                Some(blob) => self.adds.push(blob),
+                Some(blob) => self.again.push(blob),
                 None => self.lost += 1,
             }
         }
@@ -314,6 +328,12 @@ impl Carrier<'_> {
         }
         Ok(())
     }
+}
+
+/// An operation that does nothing, since an entry has one: there is no such keg. As of `op`.
+fn nothing(op: &Op) -> Op {
+    let kind = OpKind::Unlink { keg: KegId(random::array()), parent: KegId::ROOT, name: b"-".to_vec() };
+    Op { kind, ..op.clone() }
 }
 
 /// The extents of a file after a change; ascending.

@@ -4,6 +4,7 @@
 //! most once a day, by whoever's turn it is ([`super::steward`]); or when the user asks for it. The entry is made on the
 //! log's newest entry, so that its author knows all that refers to the past.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,12 +82,13 @@ impl Folder {
 
     /// Blobs that nobody refers to, at most `limit`.
     fn releasable(&self, verified: &Verified, limit: usize) -> Result<Vec<BlobRef>, SyncError> {
-        let epochs = verified.state.epochs();
-        // Its state was thinned out: nobody can begin with it any more.
-        let gone = |epoch: u32| {
-            let began = epochs.iter().find(|known| known.start.epoch == epoch).map(|known| known.seq);
-            began.is_some_and(|seq| self.replica.moment_after(seq).is_ok_and(|there| there != seq))
-        };
+        // Where the moment at which they began was thinned out: nobody can begin with them any more.
+        let mut gone = HashSet::new();
+        for epoch in verified.state.epochs() {
+            if self.replica.moment_after(epoch.seq)? != epoch.seq {
+                gone.insert(epoch.start.epoch);
+            }
+        }
         Ok(self.replica.releasable(limit, &gone)?)
     }
 

@@ -215,6 +215,40 @@ fn where_nobody_has_it_any_more_it_is_said_and_the_rest_arrives() {
 }
 
 #[test]
+fn work_that_refers_to_more_than_an_entry_adds_again_arrives_whole() {
+    let mut pair = Pair::on(Kegd::start_with(at_once()));
+    let piece = |number: usize| format!("piece {number:04}").into_bytes();
+    let whole: Vec<u8> = (0..260).flat_map(piece).collect();
+    // Of 260 blobs, as if it had been written piece by piece.
+    write(&pair.ours, "old", b"to be overwritten");
+    let keg = keg_of(&pair.ours, "old");
+    let sealed = |number: usize| {
+        let mut extent = seal(&pair.ours, &piece(number)).remove(0);
+        extent.offset = number as u64 * 10;
+        extent
+    };
+    let (extents, size) = ((0..260).map(sealed).collect(), whole.len() as u64);
+    let content = OpKind::Content { keg, truncate: Some(0), holes: vec![], extents, size, mtime_ns: 0 };
+    pair.ours.replica.submit(content, clock::unix_nanos()).unwrap();
+    pair.settle();
+    assert_eq!(read(&pair.theirs, "old").unwrap(), whole);
+    pair.bob.network.set_offline(true);
+    clone(&pair.theirs, "old", "copy");
+    clone(&pair.theirs, "old", "another");
+    remove(&pair.ours, "old");
+    sync(&pair.ours);
+    let_go(&pair);
+    eventually("it is removed", || stored(&pair.kegd).is_empty());
+    pair.bob.network.set_offline(false);
+    eventually("bob's work is there", || pair.theirs.online() && pair.theirs.status().pending_ops == 0);
+    pair.settle();
+    wait_removed(&pair);
+    assert_eq!(stored(&pair.kegd).len(), 260);
+    let seen = afresh(&mut pair);
+    assert!(seen.len() == 2 && seen.values().all(|content| *content == whole));
+}
+
+#[test]
 fn cloning_and_releasing_at_the_same_time_loses_nothing() {
     let mut pair = Pair::on(Kegd::start_with(at_once()));
     pair.alice.session().set_retention(&pair.ours, NONE).unwrap();
