@@ -19,7 +19,7 @@ use super::replica::{Replica, meta};
 use super::state::Place;
 use super::thin;
 use super::types::{Added, Confirmed};
-use crate::format::{BlobId, BlobRef, Checkpoint, EntryKind, OpKind};
+use crate::format::{Batch, BlobId, BlobRef, Checkpoint, EntryKind, OpKind};
 
 /// In `meta`: something in the log refers to blobs that is not known here.
 const UNREAD: &str = "unread";
@@ -48,6 +48,9 @@ pub(super) fn note(conn: &Connection, entry: &Confirmed) -> rusqlite::Result<u64
             }
         }
     }
+    if let Some(batch) = &entry.batch {
+        note_unadded(conn, batch, &envelope.adds)?;
+    }
     let mut in_use = 0;
     if entry.thin.is_some() {
         // Also what was added before blobs were noted: who refers to it must know.
@@ -66,6 +69,23 @@ pub(super) fn note(conn: &Connection, entry: &Confirmed) -> rusqlite::Result<u64
         }
     }
     Ok(in_use)
+}
+
+/// Remembers the released blobs that a batch refers to without adding them: its author did not have them any more. Others
+/// may.
+fn note_unadded(conn: &Connection, batch: &Batch, adds: &[BlobRef]) -> rusqlite::Result<()> {
+    let mut known: HashSet<BlobId> = adds.iter().map(|blob| blob.id).collect();
+    let mut missed =
+        conn.prepare_cached("INSERT OR IGNORE INTO missed SELECT id FROM blob WHERE id = ?1 AND released IS NOT NULL")?;
+    for op in &batch.ops {
+        let OpKind::Content { extents, .. } = &op.kind else { continue };
+        for extent in extents {
+            if known.insert(extent.blob) {
+                missed.execute([extent.blob.as_bytes()])?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Some row names the blob.
@@ -141,8 +161,8 @@ impl Replica {
         blobs
     }
 
-    /// Blobs that were released although today's files or moments that are left consist of them, at most `limit`, with
-    /// their lengths as far as those are known.
+    /// Blobs that were released although today's files or moments that are left consist of them, or that are of files
+    /// without having been added again; at most `limit`, with their lengths as far as those are known.
     ///
     /// # Errors
     /// Those of reading.
@@ -171,7 +191,7 @@ impl Replica {
         self.missed(1).is_ok_and(|found| !found.is_empty())
     }
 
-    /// Nobody has the blob any more: it is not [`missed`](Self::missed) again.
+    /// The blob is not to be had here: it is not [`missed`](Self::missed) any more.
     ///
     /// # Errors
     /// Those of writing.

@@ -151,7 +151,7 @@ CREATE INDEX xattr_past_end ON xattr_past (to_seq);
 
 /// What the server keeps for the folder, see `release.rs`. `released`: the entry that released it, if none has added it since.
 /// `checkpoint`: the epoch whose state it is of. `loose`: to be looked at whether anything refers to it. `missed`: released
-/// although something shows it. Blobs that were added before
+/// although something may show it. Blobs that were added before
 /// this step (`meta.blobs_since`) are not known, and stay.
 const STATE_BLOBS: &str = "
 CREATE TABLE blob (id BLOB PRIMARY KEY, size INTEGER NOT NULL, released INTEGER, checkpoint INTEGER) WITHOUT ROWID;

@@ -1,7 +1,8 @@
-//! Keeping what somebody has released although it is in use.
+//! Keeping content that is in use and was released: by somebody's changed client, or before somebody referred to it who did
+//! not have it any more.
 //!
-//! No honest client does that. Everybody who can write and shows such content adds it again, from the own store where the
-//! server has removed it meanwhile: one is enough, and more do no harm.
+//! Everybody who can write and shows such content adds it again, from the own store where the server has removed it
+//! meanwhile: one is enough, and more do no harm.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -62,7 +63,7 @@ impl Folder {
             match sent.get(&blob.id) {
                 None => adds.push(blob),
                 Some(Some(size_bytes)) => adds.push(BlobRef { size_bytes: *size_bytes, ..blob }),
-                // Gone. Its files show what they show.
+                // Not to be had here. Somebody else may have it.
                 Some(None) => self.replica.give_up(&blob.id)?,
             }
         }

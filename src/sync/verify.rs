@@ -356,6 +356,9 @@ impl Intake<'_> {
             self.folder.audits.notify_one();
             self.folder.duties.notify_one();
         }
+        if self.folder.replica.has_missed() {
+            self.folder.duties.notify_one();
+        }
         if let Some(present) = present {
             self.folder.note_standing(present);
             self.folder.note_doubts();

@@ -10,7 +10,7 @@ use kegfs::format::{BlobId, EntryKind, KegId, NodeKind, OpKind, Role};
 use kegfs::keg::ROOT_INO;
 use kegfs::remote::{Call, Fault, Remote as _, RemoteError};
 use kegfs::server::Limits;
-use kegfs::sync::{Folder, History, SyncError};
+use kegfs::sync::{FetchError, Folder, History, SyncError};
 use kegfs::sys::{clock, random};
 
 use super::common::tree::digest;
@@ -212,6 +212,20 @@ fn where_nobody_has_it_any_more_it_is_said_and_the_rest_arrives() {
     let told = pair.theirs.replica.view().warnings(0, 9).unwrap();
     let lost = kegfs::replica::Happening::ContentLost { blobs: 1 };
     assert!(told.iter().any(|(_, line)| line.what == lost), "{told:?}");
+    let blob = blobs.first().unwrap();
+    assert_eq!(pair.ours.fetch_blocking(blob, PATIENCE), Err(FetchError::Missing(*blob)), "reading it fails");
+}
+
+#[test]
+fn what_only_another_member_has_is_sent_by_that_member() {
+    let pair = Pair::on(Kegd::start_with(at_once()));
+    let blobs = bob_clones_offline_what_is_released_meanwhile(&pair, false);
+    eventually("it is removed", || stored(&pair.kegd).is_disjoint(&blobs));
+    pair.bob.network.set_offline(false);
+    eventually("alice's client has sent it", || stored(&pair.kegd).is_superset(&blobs));
+    pair.settle();
+    wait_removed(&pair);
+    assert_eq!(read(&pair.theirs, "copy").unwrap(), b"what bob clones. ".repeat(5000));
 }
 
 #[test]
