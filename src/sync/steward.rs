@@ -19,7 +19,7 @@ use super::{Folder, SyncError};
 use crate::format::{AccountId, Role};
 use crate::keyring::AccountLogs;
 use crate::replica::Happening;
-use crate::sys::random;
+use crate::sys::{clock, random};
 
 /// Between the turns of two admins: longer than a rotation of a large folder takes to be seen by the next.
 const TURN: Duration = Duration::from_millis(1500);
@@ -40,20 +40,34 @@ impl Folder {
     /// Does what is due for as long as the session lives.
     pub(super) async fn run_steward(self: Arc<Self>) {
         let (mut backoff, mut lies) = (Backoff::default(), HashSet::new());
+        // What could not be kept does not hold up the rest.
+        let (mut keep_backoff, mut keep_from) = (Backoff::default(), clock::monotonic());
         loop {
             let next_end = self.note_ended_invites().await;
-            let pause = match self.duty().await {
+            let keep_in = keep_from.saturating_duration_since(clock::monotonic());
+            let pause = match self.duty(keep_in.is_zero()).await {
                 Ok((duty, turn)) => {
                     tokio::time::sleep(turn).await;
                     // Somebody whose turn was before has done it, or it has become another.
-                    if !self.duty().await.is_ok_and(|(now, _)| now.subject() == duty.subject()) {
+                    if !self.duty(keep_in.is_zero()).await.is_ok_and(|(now, _)| now.subject() == duty.subject()) {
                         continue;
                     }
                     let done = match duty {
                         Duty::Change(change) => self.change_membership(change).await,
                         Duty::HandOver { epoch } => self.hand_over(epoch).await,
                         Duty::Thin => self.thin_out().await.map(drop),
-                        Duty::Keep => self.post_keeping().await,
+                        Duty::Keep => {
+                            let done = self.post_keeping().await;
+                            let wait = match &done {
+                                Ok(()) => {
+                                    keep_backoff.reset();
+                                    Duration::ZERO
+                                }
+                                Err(_) => keep_backoff.next(),
+                            };
+                            keep_from = clock::monotonic() + wait;
+                            done
+                        }
                     };
                     match done {
                         Ok(()) => {
@@ -78,6 +92,7 @@ impl Folder {
                     }
                 },
             };
+            let pause = if keep_in.is_zero() { pause } else { pause.min(keep_in) };
             // Woken by every change of the membership; a pause is then cut short.
             let _ = tokio::time::timeout(pause.min(next_end), self.duties.notified()).await;
         }
@@ -97,18 +112,19 @@ impl Folder {
         LOOK.min(Duration::from_millis(next.unsigned_abs()))
     }
 
-    /// What is to be done, and how long others go first; or when to look again.
-    async fn duty(&self) -> Result<(Duty, Duration), Duration> {
+    /// What is to be done, and how long others go first; or when to look again. `keeps`: content that was released in use is
+    /// looked for.
+    async fn duty(&self, keeps: bool) -> Result<(Duty, Duration), Duration> {
         let verified = self.verified.lock().await;
         if let Some(sync) = self.sync_due(&verified) {
             // The device that revoked does it at once; the others see to it that it is done.
             return Ok((Duty::Change(sync), TURN));
         }
-        if self.frozen().is_none() && self.role().is_some_and(Role::writes) && self.replica.has_missed() {
-            return Ok((Duty::Keep, Duration::from_millis(u64::from_le_bytes(random::array()) % JITTER_MS)));
-        }
+        let writes = self.frozen().is_none() && self.role().is_some_and(Role::writes);
+        let keeps = keeps && writes && self.replica.has_missed();
+        let keep = || (Duty::Keep, Duration::from_millis(u64::from_le_bytes(random::array()) % JITTER_MS));
         if self.frozen().is_some() || !self.role().is_some_and(|role| role.administers()) {
-            return Err(LOOK);
+            return if keeps { Ok(keep()) } else { Err(LOOK) };
         }
         let now = now_ms();
         let began = verified.state.epochs().last().map_or(0, |epoch| epoch.seq);
@@ -119,6 +135,9 @@ impl Folder {
             let thousands = u32::try_from(self.replica.view().usage().1 / HAND_OVER_TURN_FILES).unwrap_or(u32::MAX);
             let turn = HAND_OVER_TURN + Duration::from_secs(1) * thousands;
             return Ok((Duty::HandOver { epoch }, HAND_OVER_AFTER + turn * self.rank(&verified)));
+        }
+        if due.is_err() && keeps {
+            return Ok(keep());
         }
         if due.is_err() && self.thinning_due(&verified, now) {
             return Ok((Duty::Thin, self.turn(&verified)));
