@@ -378,3 +378,39 @@ fn a_sibling_takes_nothing_from_before_the_epoch_whoever_makes_it() {
     }
     assert_eq!(shown(&new), shown(&full));
 }
+
+/// What was found by the law above: a state from before a file was removed and revived, handed over after that.
+#[test]
+fn a_state_from_before_a_revival_has_the_changes_that_this_has_forgotten() {
+    let (full_dir, new_dir) = (tempdir(), tempdir());
+    let full = open(full_dir.path());
+    let kind = NodeKind::File;
+    let revive = OpKind::Revive {
+        keg: keg(1),
+        parent: KegId::ROOT,
+        name: b"f".to_vec(),
+        kind,
+        mode: 0o600,
+        uid: 3,
+        gid: 4,
+        rdev: 0,
+        target: vec![],
+        btime_ns: 5,
+    };
+    let unseen = op(0, content(keg(1), vec![extent(0, 9, 2)], 2));
+    let log = vec![
+        confirmed(1, ALICE, 1, Some(vec![op(0, file(keg(1), "f")), op(0, content(keg(1), vec![extent(0, 9, 1)], 1))])),
+        confirmed(2, ALICE, 2, None),
+        Confirmed { horizon: 2, ..confirmed(3, BOB, 1, Some(vec![unseen])) },
+        Confirmed { horizon: 2, ..confirmed(4, ALICE, 3, Some(vec![op(3, unlink(keg(1), "f"))])) },
+        confirmed(5, ALICE, 4, None),
+        Confirmed { horizon: 5, ..confirmed(6, ALICE, 5, Some(vec![op(5, revive)])) },
+    ];
+    full.apply(&log, None).unwrap();
+    let records = records(&full, 2);
+    assert_eq!(compared(&full, 2, &records), Compared::Same(vec![]));
+    let new = newcomer(new_dir.path(), &log, 2, records).unwrap();
+    new.apply(&log[2..], None).unwrap();
+    assert_eq!(shown(&new), shown(&full));
+    assert_eq!(names(&new).len(), 2, "the file, and what bob made of it without having seen alice's");
+}

@@ -42,8 +42,9 @@ const EXTENTS: &str = "SELECT offset, len, blob, blob_offset, chunk_len, chunk_s
      WHERE (ino, offset) > (?1, ?4) AND seq <= ?2
      UNION ALL SELECT offset, len, blob, blob_offset, chunk_len, chunk_skip, key, ino FROM extent_past
      WHERE (ino, offset) > (?1, ?4) AND from_seq <= ?2 AND to_seq > ?2 ORDER BY 8, 1 LIMIT ?3";
-const VERSIONS: &str =
-    "SELECT ino, seq, device FROM content WHERE (ino, seq) > (?1, ?4) AND seq <= ?2 ORDER BY 1, 2 LIMIT ?3";
+const VERSIONS: &str = "SELECT ino, seq, device FROM content WHERE (ino, seq) > (?1, ?4) AND seq <= ?2
+     UNION ALL SELECT ino, seq, device FROM content_past WHERE (ino, seq) > (?1, ?4) AND seq <= ?2 AND to_seq > ?2
+     ORDER BY 1, 2 LIMIT ?3";
 const REDIRECTS: &str = "SELECT device, keg, target, unseen FROM redirect_log r WHERE seq = (
      SELECT max(seq) FROM redirect_log s WHERE s.device = r.device AND s.keg = r.keg AND s.seq <= ?1) ORDER BY device, keg";
 const NAME: &str = "SELECT name FROM name_log WHERE seq <= ?1 ORDER BY seq DESC LIMIT 1";
@@ -402,7 +403,8 @@ impl<'a> Comparison<'a> {
                 let replica = self.replica;
                 let mut same = true;
                 for version in versions {
-                    const ONE: &str = "SELECT device FROM content WHERE ino = ?1 AND seq = ?3 AND seq <= ?2";
+                    const ONE: &str = "SELECT device FROM content WHERE ino = ?1 AND seq = ?3 AND seq <= ?2 UNION ALL
+                         SELECT device FROM content_past WHERE ino = ?1 AND seq = ?3 AND seq <= ?2 AND to_seq > ?2";
                     let at = version.seq.cast_signed();
                     let own = self.own(keg, ONE, &at, |row| row.get(0))?.map(|device| replica.device_of(device));
                     same &= own.is_some() && own == self.stamp(version).map(|stamp| stamp.device);

@@ -63,7 +63,7 @@ pub(super) fn flush(
                     db.run(|conn| edit_content(conn, ino, (from, to), &superseded, extent, author.seq))?;
                 }
                 if overlay.forgotten.remove(keg) {
-                    db.run(|conn| conn.execute("DELETE FROM content WHERE ino = ?1", [int(ino)]).map(|_| ()))?;
+                    db.run(|conn| forget_versions(conn, ino, author.seq))?;
                 }
                 db.run(|conn| {
                     let device = base.cache.devices.number(conn, author.device)?;
@@ -97,6 +97,13 @@ pub(super) fn flush(
         }
     }
     Ok(touched)
+}
+
+/// The changes of a file's content so far are of the past from entry `seq` on.
+fn forget_versions(conn: &Connection, ino: u64, seq: u64) -> rusqlite::Result<()> {
+    let past = "INSERT OR IGNORE INTO content_past SELECT ino, seq, device, size, ?2 FROM content WHERE ino = ?1";
+    conn.prepare_cached(past)?.execute([int(ino), int(seq)])?;
+    conn.prepare_cached("DELETE FROM content WHERE ino = ?1")?.execute([int(ino)]).map(|_| ())
 }
 
 /// Notes where operations go, as it is from entry `seq` on.

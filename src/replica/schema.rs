@@ -6,8 +6,16 @@
 
 /// The steps that lead to the layout of `state.db`; its number (`PRAGMA user_version`) is how many were taken. A step
 /// that was released is never changed.
-pub(super) const STATE: &[&str] =
-    &[STATE_1, STATE_ACTIVITY, STATE_CHECKPOINT, STATE_ALLOCATED, STATE_PAST, STATE_THINNED, STATE_BLOBS];
+pub(super) const STATE: &[&str] = &[
+    STATE_1,
+    STATE_ACTIVITY,
+    STATE_CHECKPOINT,
+    STATE_ALLOCATED,
+    STATE_PAST,
+    STATE_THINNED,
+    STATE_BLOBS,
+    STATE_FORGOTTEN,
+];
 
 /// The tables.
 pub(super) const STATE_1: &str = "
@@ -160,6 +168,15 @@ CREATE TABLE missed (id BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE INDEX extent_blob ON extent (blob);
 CREATE INDEX extent_past_blob ON extent_past (blob);
 INSERT INTO meta SELECT 'blobs_since', value FROM meta WHERE key = 'mark_seq' AND value > 0;
+";
+
+/// Changes of content that a revival has forgotten, valid before `to_seq`: a state from before it is still to be handed
+/// over and compared with them.
+const STATE_FORGOTTEN: &str = "
+CREATE TABLE content_past (
+  ino INTEGER NOT NULL, seq INTEGER NOT NULL, device INTEGER NOT NULL, size INTEGER NOT NULL, to_seq INTEGER NOT NULL,
+  PRIMARY KEY (ino, seq, to_seq)
+) WITHOUT ROWID;
 ";
 
 /// As [`STATE`], of `journal.db`.
