@@ -364,6 +364,15 @@ impl OpKind {
             Self::Restore { .. } | Self::Revive { .. } => 2,
         }
     }
+
+    /// The blobs that it refers to, as often as it does.
+    pub fn blobs(&self) -> impl Iterator<Item = BlobId> + '_ {
+        let extents = match self {
+            Self::Content { extents, .. } => extents.as_slice(),
+            _ => &[],
+        };
+        extents.iter().map(|extent| extent.blob)
+    }
 }
 
 impl Batch {

@@ -52,20 +52,13 @@ fn act(any: &Any, store: &MemStore, fresh: &mut u32) -> OpKind {
         },
         (8, Some(there)) => OpKind::Link { keg: there.keg, parent: new_parent, name: new_name },
         // Brings back what was removed, or would like to.
-        (9, _) => OpKind::Revive {
-            keg: id(first),
-            parent,
-            name,
-            kind: [NodeKind::File, NodeKind::Directory][usize::from(third % 2)],
-            mode: 0o600,
-            uid: 3,
-            gid: 4,
-            rdev: 0,
-            target: vec![],
-            btime_ns: 5,
-        },
+        (9, _) => revive(id(first), parent, name, [NodeKind::File, NodeKind::Directory][usize::from(third % 2)]),
         _ => operation(any, fresh, known),
     }
+}
+
+fn revive(keg: KegId, parent: KegId, name: Vec<u8>, kind: NodeKind) -> OpKind {
+    OpKind::Revive { keg, parent, name, kind, mode: 0o600, uid: 3, gid: 4, rdev: 0, target: vec![], btime_ns: 5 }
 }
 
 /// A log of entries by three devices, in which the epoch changes now and then; and the positions where it does.
@@ -384,19 +377,6 @@ fn a_sibling_takes_nothing_from_before_the_epoch_whoever_makes_it() {
 fn a_state_from_before_a_revival_has_the_changes_that_this_has_forgotten() {
     let (full_dir, new_dir) = (tempdir(), tempdir());
     let full = open(full_dir.path());
-    let kind = NodeKind::File;
-    let revive = OpKind::Revive {
-        keg: keg(1),
-        parent: KegId::ROOT,
-        name: b"f".to_vec(),
-        kind,
-        mode: 0o600,
-        uid: 3,
-        gid: 4,
-        rdev: 0,
-        target: vec![],
-        btime_ns: 5,
-    };
     let unseen = op(0, content(keg(1), vec![extent(0, 9, 2)], 2));
     let log = vec![
         confirmed(1, ALICE, 1, Some(vec![op(0, file(keg(1), "f")), op(0, content(keg(1), vec![extent(0, 9, 1)], 1))])),
@@ -404,7 +384,10 @@ fn a_state_from_before_a_revival_has_the_changes_that_this_has_forgotten() {
         Confirmed { horizon: 2, ..confirmed(3, BOB, 1, Some(vec![unseen])) },
         Confirmed { horizon: 2, ..confirmed(4, ALICE, 3, Some(vec![op(3, unlink(keg(1), "f"))])) },
         confirmed(5, ALICE, 4, None),
-        Confirmed { horizon: 5, ..confirmed(6, ALICE, 5, Some(vec![op(5, revive)])) },
+        Confirmed {
+            horizon: 5,
+            ..confirmed(6, ALICE, 5, Some(vec![op(5, revive(keg(1), KegId::ROOT, b"f".to_vec(), NodeKind::File))]))
+        },
     ];
     full.apply(&log, None).unwrap();
     let records = records(&full, 2);

@@ -19,7 +19,7 @@ use super::replica::{Replica, meta};
 use super::state::Place;
 use super::thin;
 use super::types::{Added, Confirmed};
-use crate::format::{Batch, BlobId, BlobRef, Checkpoint, EntryKind, OpKind};
+use crate::format::{Batch, BlobId, BlobRef, Checkpoint, EntryKind};
 
 /// In `meta`: something in the log refers to blobs that is not known here.
 const UNREAD: &str = "unread";
@@ -77,12 +77,9 @@ fn note_unadded(conn: &Connection, batch: &Batch, adds: &[BlobRef]) -> rusqlite:
     let mut known: HashSet<BlobId> = adds.iter().map(|blob| blob.id).collect();
     let mut missed =
         conn.prepare_cached("INSERT OR IGNORE INTO missed SELECT id FROM blob WHERE id = ?1 AND released IS NOT NULL")?;
-    for op in &batch.ops {
-        let OpKind::Content { extents, .. } = &op.kind else { continue };
-        for extent in extents {
-            if known.insert(extent.blob) {
-                missed.execute([extent.blob.as_bytes()])?;
-            }
+    for blob in batch.ops.iter().flat_map(|op| op.kind.blobs()) {
+        if known.insert(blob) {
+            missed.execute([blob.as_bytes()])?;
         }
     }
     Ok(())
@@ -152,10 +149,8 @@ impl Replica {
     fn pending_blobs(&self) -> HashSet<BlobId> {
         let mut blobs = HashSet::new();
         for queued in &self.shared().state.read().queue.ops {
-            if let Place::Filled(op) = &queued.place
-                && let OpKind::Content { extents, .. } = &op.kind
-            {
-                blobs.extend(extents.iter().map(|extent| extent.blob));
+            if let Place::Filled(op) = &queued.place {
+                blobs.extend(op.kind.blobs());
             }
         }
         blobs

@@ -23,11 +23,7 @@ fn releasable(replica: &Replica) -> BTreeSet<BlobId> {
 
 /// An entry of the operations that adds what they refer to, as far as `replica` does not know the server to keep it.
 fn adding(replica: &Replica, seq: u64, device: DeviceId, ops: Vec<Op>) -> Confirmed {
-    let named = ops.iter().filter_map(|op| match &op.kind {
-        OpKind::Content { extents, .. } => Some(extents.iter().map(|extent| extent.blob)),
-        _ => None,
-    });
-    let named: BTreeSet<BlobId> = named.flatten().collect();
+    let named: BTreeSet<BlobId> = ops.iter().flat_map(|op| op.kind.blobs()).collect();
     let kept = kept(replica);
     let mut entry = confirmed(seq, device, seq, Some(ops));
     let added = named.into_iter().filter(|id| !kept.contains(id));

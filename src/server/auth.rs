@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -30,6 +31,11 @@ const SESSIONS_CACHED: NonZeroUsize = NonZeroUsize::new(65_536).unwrap();
 /// Now, milliseconds since 1970 UTC.
 pub fn now_ms() -> i64 {
     clock::unix_nanos().div_euclid(1_000_000)
+}
+
+/// When `time` from now is over, milliseconds since 1970 UTC.
+pub fn ms_after(time: Duration) -> i64 {
+    now_ms().saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
 }
 
 #[derive(Default)]

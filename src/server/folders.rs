@@ -14,7 +14,7 @@ use lru::LruCache;
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 
 use super::accounts::Accounts;
-use super::auth::now_ms;
+use super::auth::{ms_after, now_ms};
 use super::commit::{CommitError, Committer, Pending};
 use super::error::Refused;
 use super::hub::Hub;
@@ -89,8 +89,8 @@ pub struct Folders {
     committer: Committer,
     hub: Hub,
     locks: Arc<Locks>,
-    /// How long a released blob is kept, milliseconds.
-    grace_ms: i64,
+    /// How long a released blob is kept.
+    release_grace: Duration,
     /// Shared by who refers to blobs, alone for who removes them; folders are spread over them. Lock order: these first.
     gates: [RwLock<()>; GATES],
     /// Lock order: this one before a slot's, and never held while waiting for it.
@@ -105,7 +105,6 @@ impl Folders {
         (accounts, committer, hub, locks): (Arc<Accounts>, Committer, Hub, Arc<Locks>),
         release_grace: Duration,
     ) -> Self {
-        let grace_ms = i64::try_from(release_grace.as_millis()).unwrap_or(i64::MAX);
         Self {
             store,
             blobs,
@@ -113,7 +112,7 @@ impl Folders {
             committer,
             hub,
             locks,
-            grace_ms,
+            release_grace,
             gates: [const { RwLock::new(()) }; GATES],
             slots: Mutex::new(LruCache::new(CACHED)),
         }
@@ -258,7 +257,7 @@ impl Folders {
             loaded.recent.pop_front();
         }
         let (mut job, changed) = writes(&loaded.state, payer, &advanced, encode(&request.entry), boxes);
-        let due_ms = now_ms().saturating_add(self.grace_ms);
+        let due_ms = ms_after(self.release_grace);
         let releases = advanced.envelope.releases.iter();
         job.extend(releases.map(|blob| Write::Release { db, blob: blob.id, seq: advanced.seq, due_ms }));
         job.extend(told.map(|account| Write::Former { db, account, seq: advanced.seq }));

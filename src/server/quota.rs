@@ -86,9 +86,7 @@ impl Quota {
         }
         Ok(all)
     }
-}
 
-impl Quota {
     /// So much was removed of what the account's folders take.
     pub fn give_back(&self, payer: &AccountId, bytes: u64) {
         if let Some(used) = self.used.lock().get_mut(payer) {

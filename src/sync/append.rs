@@ -11,7 +11,7 @@ use super::carry::carry;
 use super::verify::{Taken, take_in};
 use super::{Folder, SyncError};
 use crate::api::{Detail, ErrorCode};
-use crate::format::{Batch, BlobId, BlobRef, Op, OpKind, SignedEntry, decode, encode};
+use crate::format::{Batch, BlobId, BlobRef, SignedEntry, decode, encode};
 use crate::keyring::Draft;
 use crate::remote::RemoteError;
 use crate::replica::{Pending, StagedEntry};
@@ -45,7 +45,7 @@ pub(super) async fn seal(
         let (last_op, mut adds) = (carried.last, adds);
         if carried.last < ops.last().map_or(0, |pending| pending.number) {
             // Not all of them fit: their blobs come with the next entry.
-            let kept: HashSet<BlobId> = carried.ops.iter().flat_map(blobs_of).collect();
+            let kept: HashSet<BlobId> = carried.ops.iter().flat_map(|op| op.kind.blobs()).collect();
             adds.retain(|blob| kept.contains(&blob.id));
         }
         adds.extend(carried.adds);
@@ -58,14 +58,6 @@ pub(super) async fn seal(
         Ok(staged)
     });
     sealed.await.map_err(|_| SyncError::Closed)?
-}
-
-/// The blobs that an operation refers to.
-pub(super) fn blobs_of(op: &Op) -> Vec<BlobId> {
-    match &op.kind {
-        OpKind::Content { extents, .. } => extents.iter().map(|extent| extent.blob).collect(),
-        _ => Vec::new(),
-    }
 }
 
 /// Sends a staged entry and applies it.

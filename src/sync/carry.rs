@@ -12,7 +12,6 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::append::blobs_of;
 use super::reach::Packer;
 use super::{FetchError, Folder, SyncError};
 use crate::format::limits::BATCH_MAX_OPS;
@@ -79,7 +78,7 @@ pub(super) fn carry(
             carrier.adds.truncate(adds);
             if index == 0 {
                 // The server is to keep them before the operation comes, which then need not add them.
-                carrier.ops.push(nothing(op));
+                carrier.ops.push(Op { kind: nothing(), ..Op::clone(op) });
                 last = number.saturating_sub(1);
             }
             break;
@@ -123,7 +122,7 @@ impl Carrier<'_> {
 
     /// Adds the blobs again that the operations from this one on refer to and that were released.
     fn add_again(&mut self, from: usize) -> Result<(), SyncError> {
-        let named = self.ops[from..].iter().flat_map(blobs_of).filter(|id| self.known.insert(*id));
+        let named = self.ops[from..].iter().flat_map(|op| op.kind.blobs()).filter(|id| self.known.insert(*id));
         let named: Vec<BlobId> = named.collect();
         if named.is_empty() {
             return Ok(());
@@ -330,10 +329,9 @@ impl Carrier<'_> {
     }
 }
 
-/// An operation that does nothing, since an entry has one: there is no such keg. As of `op`.
-fn nothing(op: &Op) -> Op {
-    let kind = OpKind::Unlink { keg: KegId(random::array()), parent: KegId::ROOT, name: b"-".to_vec() };
-    Op { kind, ..op.clone() }
+/// An operation that does nothing, for an entry that needs none but has one: there is no such keg.
+pub(super) fn nothing() -> OpKind {
+    OpKind::Unlink { keg: KegId(random::array()), parent: KegId::ROOT, name: b"-".to_vec() }
 }
 
 /// The extents of a file after a change; ascending.

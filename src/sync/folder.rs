@@ -30,7 +30,7 @@ use super::{Evidence, FetchError, Kept, SyncError, evidence};
 use crate::blobs::LocalStore;
 use crate::crypto::boxes::KemSecret;
 use crate::crypto::{kdf, labels};
-use crate::format::{AccountId, BlobId, DbId, DeviceId, Head, OpKind, Role, SignedEntry, decode};
+use crate::format::{AccountId, BlobId, DbId, DeviceId, Head, Role, SignedEntry, decode};
 use crate::keyring::{Author, Identity};
 use crate::remote::Remote;
 use crate::replica::{Activity, Happening, OpenParams, Replica, ReplicaError};
@@ -178,9 +178,7 @@ impl Folder {
         let mut needed: HashSet<BlobId> =
             self.replica.staged().iter().flat_map(|entry| &entry.blobs).map(|blob| blob.id).collect();
         for pending in self.replica.pending(usize::MAX, usize::MAX) {
-            if let OpKind::Content { extents, .. } = &pending.op.kind {
-                needed.extend(extents.iter().map(|extent| extent.blob));
-            }
+            needed.extend(pending.op.kind.blobs());
         }
         for (blob, _) in self.local.spooled() {
             if !needed.contains(&blob)

@@ -8,13 +8,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::carry::nothing;
 use super::verify::Verified;
 use super::{Folder, SyncError};
 use crate::api::{Detail, ErrorCode};
-use crate::format::{Batch, BlobId, BlobRef, KegId, Op, OpKind, SignedEntry};
+use crate::format::{Batch, BlobId, BlobRef, Op, SignedEntry};
 use crate::keyring::Draft;
 use crate::remote::RemoteError;
-use crate::sys::{clock, random};
+use crate::sys::clock;
 
 /// Blobs of one entry, as many as an entry usually adds.
 const BLOBS: usize = 2048;
@@ -72,9 +73,7 @@ impl Folder {
         }
         let position = self.position(verified)?;
         let secrets = verified.ring.epoch(position.epoch)?;
-        // An entry has an operation. This one does nothing: there is no such keg.
-        let nothing = OpKind::Unlink { keg: KegId(random::array()), parent: KegId::ROOT, name: b"-".to_vec() };
-        let op = Op { base: position.observed.seq, at_ns: clock::unix_nanos(), kind: nothing };
+        let op = Op { base: position.observed.seq, at_ns: clock::unix_nanos(), kind: nothing() };
         let draft = Draft { batch: Batch { ops: vec![op] }, adds, releases: Vec::new() };
         Ok(Some(self.shared.author.batch(&position, secrets, draft)))
     }

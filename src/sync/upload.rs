@@ -264,18 +264,16 @@ impl Uploader {
                 ready.hold_back(&(*parent, name.clone()));
                 open = false;
             }
-            if let OpKind::Content { extents, .. } = &pending.op.kind {
-                for id in extents.iter().map(|extent| extent.blob) {
-                    if !seen.insert(id) {
-                        arrived &= self.stored.contains_key(&id) || !self.folder.local.is_spooled(&id);
-                    } else if let Some(size) = self.stored.get(&id) {
-                        adds.push(BlobRef { id, size_bytes: *size });
-                    } else if self.folder.local.is_spooled(&id)
-                        && let Some(size) = self.folder.local.size(&id)
-                    {
-                        arrived = false;
-                        front.want(id, size, &self.flying);
-                    }
+            for id in pending.op.kind.blobs() {
+                if !seen.insert(id) {
+                    arrived &= self.stored.contains_key(&id) || !self.folder.local.is_spooled(&id);
+                } else if let Some(size) = self.stored.get(&id) {
+                    adds.push(BlobRef { id, size_bytes: *size });
+                } else if self.folder.local.is_spooled(&id)
+                    && let Some(size) = self.folder.local.size(&id)
+                {
+                    arrived = false;
+                    front.want(id, size, &self.flying);
                 }
             }
             let fits = ready.len() < most && front.adds.len() + adds.len() <= BATCH_BLOBS.max(adds.len());

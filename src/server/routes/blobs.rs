@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Duration, timeout};
 
 use super::super::App;
-use super::super::auth::now_ms;
+use super::super::auth::ms_after;
 use super::super::body::{Cbor, Incoming, blocking};
 use super::super::error::Refused;
 use super::super::store::{Session, Write};
@@ -94,7 +94,7 @@ pub async fn put(
     .await?;
     let _turn = turn(&app, &caller).await?;
     let stored = receive(&app, &db, &blob, &mut incoming).await?;
-    let due_ms = now_ms().saturating_add(i64::try_from(app.limits().upload_keep.as_millis()).unwrap_or(i64::MAX));
+    let due_ms = ms_after(app.limits().upload_keep);
     // It counts room, and has the blob removed again if no entry comes for it. An entry that does writes it as well.
     let blob = BlobRef { id: blob, size_bytes: stored.size_bytes };
     app.committer.submit_lazily(vec![Write::Upload { db, blob, due_ms }]);
