@@ -7,6 +7,8 @@ mod common;
 mod differ;
 #[path = "mount_posix/exerciser.rs"]
 mod exerciser;
+#[path = "mount_posix/lists.rs"]
+mod lists;
 #[path = "mount_posix/nameless.rs"]
 mod nameless;
 #[path = "mount_posix/names.rs"]

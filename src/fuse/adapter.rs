@@ -119,6 +119,12 @@ impl Filesystem for Adapter {
                 tracing::debug!(?capability, reason, "this kernel does not have it");
             }
         }
+        // Where the kernel does not enforce access control lists, the mount is not to be (all since Linux 4.9 do). The
+        // umask is left to the vfs: a directory with a default list has new files heed that instead.
+        if self.vfs.has_acls() {
+            let lists = InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_DONT_MASK;
+            config.add_capabilities(lists).map_err(|_| io::Error::from(io::ErrorKind::Unsupported))?;
+        }
         // Each returns the nearest possible value when ours is out of its range.
         if let Err(nearest) = config.set_max_write(MAX_REQUEST_BYTES) {
             let _ = config.set_max_write(nearest);
@@ -433,7 +439,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -443,7 +449,7 @@ impl Filesystem for Adapter {
     ) {
         guarded("setxattr", || {
             let Some(mode) = convert::xattr_mode(flags) else { return reply.error(Errno::EINVAL) };
-            empty(reply, self.vfs.setxattr(ino.0, name.as_bytes(), value, mode));
+            empty(reply, self.vfs.setxattr(ino.0, name.as_bytes(), value, mode, &convert::caller(req, 0)));
         });
     }
 

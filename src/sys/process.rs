@@ -66,11 +66,26 @@ pub fn peer_uid(socket: &impl AsFd) -> io::Result<u32> {
     Ok(getsockopt(&socket.as_fd(), PeerCredentials)?.uid())
 }
 
+/// The supplementary groups of a process; none of one that is gone. From `/proc`, see proc_pid_status(5).
+pub fn groups(pid: u32) -> Vec<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+    line.split_whitespace().filter_map(|group| group.parse().ok()).collect()
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn groups_are_those_that_the_process_has() {
+        let own: Vec<u32> = nix::unistd::getgroups().unwrap().into_iter().map(|group| group.as_raw()).collect();
+        let told = groups(std::process::id());
+        assert!(own.iter().all(|group| told.contains(group)), "{own:?} {told:?}");
+        assert!(groups(u32::MAX).is_empty());
+    }
 
     #[test]
     fn the_peer_of_a_socket_pair_is_this_user() {

@@ -8,6 +8,7 @@ use crate::format::{NodeKind, OpKind, check_xattr_name};
 use crate::keg::{Node, PENDING_SEQ};
 use crate::sys::clock;
 
+use super::acl;
 use super::flush::Flush;
 use super::mounted::Mounted;
 use super::stores::Writing;
@@ -135,10 +136,17 @@ impl Vfs {
         })
     }
 
-    /// Sets an extended attribute.
-    pub fn setxattr(&self, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Result<(), VfsError> {
+    /// Sets an extended attribute, or an access control list.
+    pub fn setxattr(
+        &self,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        mode: XattrMode,
+        caller: &Caller,
+    ) -> Result<(), VfsError> {
         let (folder, local) = self.core.locate_writable(ino)?;
-        check_settable(name)?;
+        self.core.check_settable(name)?;
         if value.len() > XATTR_VALUE_MAX_BYTES {
             return Err(VfsError::TooLarge);
         }
@@ -153,6 +161,9 @@ impl Vfs {
         }
         if let Some(inode) = self.core.table.get(ino) {
             inode.bare.store(false, Ordering::Release);
+        }
+        if acl::is_list(name) {
+            return acl::set(&folder, &node, name, value, caller);
         }
         let kind = OpKind::SetXattr { keg: node.keg, name: name.to_vec(), value: value.to_vec() };
         folder.change(local, kind, clock::unix_nanos())
@@ -172,11 +183,16 @@ impl Vfs {
             let node = folder.node(local)?.ok_or(VfsError::NotFound)?;
             return self.own_xattr(&folder, &node, own);
         }
-        check_namespace(name)?;
+        self.core.check_namespace(name)?;
         if self.core.table.get(ino).is_some_and(|inode| inode.bare.load(Ordering::Acquire)) {
             return Err(VfsError::NoAttribute);
         }
-        folder.xattr(local, name)?.ok_or(VfsError::NoAttribute)
+        let value = folder.xattr(local, name)?.ok_or(VfsError::NoAttribute)?;
+        if !acl::is_list(name) {
+            return Ok(value);
+        }
+        let shown = self.core.entry(&folder, local)?.attr.mode;
+        acl::shown(name, &value, shown).ok_or(VfsError::NoAttribute)
     }
 
     fn own_xattr(&self, folder: &Mounted, node: &Node, name: &[u8]) -> Result<Vec<u8>, VfsError> {
@@ -204,7 +220,7 @@ impl Vfs {
             return Ok(Vec::new());
         }
         let mut list = Vec::new();
-        for name in folder.xattrs(local)? {
+        for name in folder.xattrs(local)?.into_iter().filter(|name| self.core.check_namespace(name).is_ok()) {
             list.extend_from_slice(&name);
             list.push(0);
         }
@@ -214,35 +230,41 @@ impl Vfs {
     /// Removes an extended attribute.
     pub fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<(), VfsError> {
         let (folder, local) = self.core.locate_writable(ino)?;
-        check_settable(name)?;
+        self.core.check_settable(name)?;
         let _names = folder.names.lock();
         let node = folder.node(local)?.ok_or(VfsError::NotFound)?;
+        if acl::is_list(name) {
+            return acl::remove(&folder, &node, name);
+        }
         folder.xattr(local, name)?.ok_or(VfsError::NoAttribute)?;
         let kind = OpKind::RemoveXattr { keg: node.keg, name: name.to_vec() };
         folder.change(local, kind, clock::unix_nanos())
     }
 }
 
-/// Namespaces that there are; who may use which is the kernel's business. Not `system.`: access control lists would have
-/// to be enforced. To store them unenforced would be worse than to refuse them: who copies with `cp -a` sets the mode
-/// through them, and only where they are refused with chmod(2).
+/// Namespaces that there are; who may use which is the kernel's business.
 const NAMESPACES: [&[u8]; 3] = [b"user.", b"security.", b"trusted."];
 
-fn check_namespace(name: &[u8]) -> Result<(), VfsError> {
-    check_xattr_name(name)?;
-    match NAMESPACES.iter().find_map(|prefix| name.strip_prefix(*prefix)) {
-        Some(b"") => Err(VfsError::InvalidArgument),
-        Some(_) => Ok(()),
-        None => Err(VfsError::Unsupported),
-    }
-}
-
-fn check_settable(name: &[u8]) -> Result<(), VfsError> {
-    check_namespace(name)?;
-    if name.starts_with(OWN_PREFIX) { Err(VfsError::NoPermission) } else { Ok(()) }
-}
-
 impl super::core::Core {
+    /// Of `system.` there are access control lists, where the kernel enforces them. To store them unenforced would be worse
+    /// than to refuse them: who copies with `cp -a` sets the mode through them, and only where they are refused with chmod(2).
+    fn check_namespace(&self, name: &[u8]) -> Result<(), VfsError> {
+        check_xattr_name(name)?;
+        if self.options.owners_stored && acl::is_list(name) {
+            return Ok(());
+        }
+        match NAMESPACES.iter().find_map(|prefix| name.strip_prefix(*prefix)) {
+            Some(b"") => Err(VfsError::InvalidArgument),
+            Some(_) => Ok(()),
+            None => Err(VfsError::Unsupported),
+        }
+    }
+
+    fn check_settable(&self, name: &[u8]) -> Result<(), VfsError> {
+        self.check_namespace(name)?;
+        if name.starts_with(OWN_PREFIX) { Err(VfsError::NoPermission) } else { Ok(()) }
+    }
+
     /// Attributes of the list of folders.
     pub(super) fn list_attr(&self) -> (Attr, Duration) {
         let folders = self.mounted();

@@ -70,10 +70,10 @@ impl Vfs {
         let (folder, local) = self.core.locate_writable(parent)?;
         let new = super::names::New { kind: NodeKind::File, mode, rdev: 0, target: &[] };
         let foreign = folder.foreign.load(Ordering::Acquire);
-        let node = self.core.make(&folder, local, name, new, caller)?;
+        let super::names::Made { node, bare } = self.core.make(&folder, local, name, new, caller)?;
         self.core.known.add(folder.ino(node.ino));
         let pin = self.core.table.pin(&folder, node.ino, node.keg);
-        pin.bare.store(true, Ordering::Release);
+        pin.bare.store(bare, Ordering::Release);
         self.core.note_version(folder.ino(node.ino), &node);
         let attr = folder.attr(&node, true, &self.core.options);
         if !open.write {

@@ -5,7 +5,7 @@
 //!
 //! | file | what it does to the data |
 //! |---|---|
-//! | `names`, `dirs`, `attrs` | the tree, straight from the source, with unsealed sizes put in |
+//! | `names`, `dirs`, `attrs`, `acl` | the tree, straight from the source, with unsealed sizes put in |
 //! | `files` → `layer` → `buffer` | takes written bytes into memory |
 //! | `share` | has one file refer to what another holds |
 //! | `flush` → `block` → `sealer` | memory → sealed blobs in the spool → a change in the journal |
@@ -18,6 +18,7 @@
 //! any of the leaves (extent map, budget, segment cache, queues, locks of files). Nothing waits for the network under a
 //! lock, and the notifier is called under none.
 
+mod acl;
 mod around;
 mod attrs;
 mod block;

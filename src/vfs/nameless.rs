@@ -141,10 +141,12 @@ impl Vfs {
         let (folder, local) = core.locate_writable(parent)?;
         let directory = live_directory(&folder, local)?;
         let new = New { kind: NodeKind::File, mode, rdev: 0, target: &[] };
+        let inherited = core.inherited(&folder, &directory, &new)?;
         // Owner and mode as those of a file that is created there.
-        let OpKind::Create { keg, mode, uid, gid, .. } = create(&directory, b"", new, caller) else {
-            return Err(VfsError::InvalidArgument);
-        };
+        let made = create(&directory, b"", new, inherited.as_ref(), caller);
+        let OpKind::Create { keg, mode, uid, gid, .. } = made else { return Err(VfsError::InvalidArgument) };
+        let xattrs = inherited.map(|inherited| inherited.xattrs).unwrap_or_default();
+        let xattrs: BTreeMap<_, _> = xattrs.into_iter().map(|(name, value)| (name.to_vec(), value)).collect();
         let number = folder.source.fresh_number()?;
         let now_ns = clock::unix_nanos();
         let node = Node {
@@ -164,9 +166,9 @@ impl Vfs {
         };
         let attr = folder.attr(&node, true, &core.options);
         let (kept, opened) = (core.table.pin(&folder, number, keg), core.table.pin(&folder, number, keg));
-        kept.bare.store(true, Ordering::Release);
+        kept.bare.store(xattrs.is_empty(), Ordering::Release);
         kept.state.lock().unlinked = true;
-        folder.nameless.files.lock().insert(number, File { node, xattrs: BTreeMap::new(), pin: kept });
+        folder.nameless.files.lock().insert(number, File { node, xattrs, pin: kept });
         folder.nameless.count.fetch_add(1, Ordering::AcqRel);
         core.known.add(folder.ino(number));
         let fh = core.add_file(FileHandle::new(opened, OpenMode { truncate: false, ..open }));

@@ -8,6 +8,7 @@ use crate::format::{NodeKind, OpKind, check_name, check_symlink_target};
 use crate::keg::Node;
 use crate::sys::clock;
 
+use super::acl::{self, Inherited};
 use super::core::Core;
 use super::flush::Flush;
 use super::keg_dir::{check_unreserved, is_reserved};
@@ -15,6 +16,13 @@ use super::mounted::{Mounted, fresh_keg};
 use super::{Caller, Entry, Ino, RenameMode, Vfs, VfsError};
 
 const SETGID: u16 = 0o2000;
+
+/// A new node.
+pub(super) struct Made {
+    pub node: Node,
+    /// It has no extended attributes.
+    pub bare: bool,
+}
 
 /// What a new node is.
 pub(super) struct New<'a> {
@@ -102,7 +110,7 @@ impl Vfs {
     fn make(&self, parent: Ino, name: &[u8], new: New<'_>, caller: &Caller) -> Result<Entry, VfsError> {
         let (folder, local) = self.core.locate_writable(parent)?;
         self.core.made_known(&folder, || {
-            let node = self.core.make(&folder, local, name, new, caller)?;
+            let Made { node, .. } = self.core.make(&folder, local, name, new, caller)?;
             folder.source.let_go(&node.keg);
             Ok(Entry { attr: folder.attr(&node, true, &self.core.options), ttl: folder.ttl() })
         })
@@ -234,15 +242,25 @@ impl Vfs {
         if let RenameMode::Whiteout { caller, .. } = mode {
             // As the kernel's own file systems make it: device 0:0, of nobody's use to anyone else.
             let new = New { kind: NodeKind::CharDevice, mode: 0, rdev: 0, target: &[] };
-            source.submit(create(&parent, name, new, &caller), clock::unix_nanos())?;
+            source.submit(create(&parent, name, new, None, &caller), clock::unix_nanos())?;
         }
         Ok(())
     }
 }
 
-/// The operation that makes a node in `parent`: of the caller, in a directory with the setgid bit of its group.
-pub(super) fn create(parent: &Node, name: &[u8], new: New<'_>, caller: &Caller) -> OpKind {
-    let mut mode = new.mode & 0o7777 & !(caller.umask as u16 & 0o777);
+/// The operation that makes a node in `parent`: of the caller, in a directory with the setgid bit of its group. The umask
+/// counts where nothing is inherited.
+pub(super) fn create(
+    parent: &Node,
+    name: &[u8],
+    new: New<'_>,
+    inherited: Option<&Inherited>,
+    caller: &Caller,
+) -> OpKind {
+    let mut mode = match inherited {
+        Some(inherited) => inherited.mode,
+        None => new.mode & !(caller.umask as u16 & 0o777),
+    } & 0o7777;
     let mut gid = caller.gid;
     if parent.mode & SETGID != 0 {
         gid = parent.gid;
@@ -301,7 +319,7 @@ impl Core {
         name: &[u8],
         new: New<'_>,
         caller: &Caller,
-    ) -> Result<Node, VfsError> {
+    ) -> Result<Made, VfsError> {
         check_name(name)?;
         if is_reserved(folder, directory, name) {
             return Err(VfsError::Exists);
@@ -312,8 +330,26 @@ impl Core {
         if source.lookup(directory, name)?.is_some() {
             return Err(VfsError::Exists);
         }
-        source.submit(create(&parent, name, new, caller), clock::unix_nanos())?;
-        source.lookup(directory, name)?.ok_or(VfsError::NotFound)
+        let now_ns = clock::unix_nanos();
+        let inherited = self.inherited(folder, &parent, &new)?;
+        source.submit(create(&parent, name, new, inherited.as_ref(), caller), now_ns)?;
+        let node = source.lookup(directory, name)?.ok_or(VfsError::NotFound)?;
+        let xattrs = inherited.map(|inherited| inherited.xattrs).unwrap_or_default();
+        let bare = xattrs.is_empty();
+        for (name, value) in xattrs {
+            source.submit(OpKind::SetXattr { keg: node.keg, name: name.to_vec(), value }, now_ns)?;
+        }
+        Ok(Made { node, bare })
+    }
+
+    /// What a new node inherits, in mounts that have access control lists.
+    pub(super) fn inherited(
+        &self,
+        folder: &Mounted,
+        parent: &Node,
+        new: &New<'_>,
+    ) -> Result<Option<Inherited>, VfsError> {
+        if self.options.owners_stored { acl::inherited(folder, parent, new.kind, new.mode) } else { Ok(None) }
     }
 
     /// What was written to a file comes before the operation that follows.

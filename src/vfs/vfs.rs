@@ -46,6 +46,11 @@ impl Vfs {
         Ok(folder.root())
     }
 
+    /// The mount stores access control lists and relies on the kernel to enforce them.
+    pub fn has_acls(&self) -> bool {
+        self.core.options.owners_stored
+    }
+
     /// Who is told of changes by others. Set once, after the kernel session exists; later calls change nothing.
     pub fn set_notifier(&self, notifier: Arc<dyn Notifier>) {
         let _ = self.core.notifier.set(notifier);

@@ -156,7 +156,7 @@ fn a_viewer_reads_and_does_not_write() {
     assert_eq!(desk.vfs.create(ROOT, b"g", 0o644, WRITE, &CALLER).unwrap_err(), refused);
     assert_eq!(desk.vfs.unlink(ROOT, b"f").unwrap_err(), refused);
     assert_eq!(desk.vfs.mkdir(ROOT, b"d", 0o755, &CALLER).unwrap_err(), refused);
-    assert_eq!(desk.vfs.setxattr(ino, b"user.a", b"b", XattrMode::Set).unwrap_err(), refused);
+    assert_eq!(desk.vfs.setxattr(ino, b"user.a", b"b", XattrMode::Set, &CALLER).unwrap_err(), refused);
     assert_eq!(desk.vfs.access(ino, 2, &CALLER).unwrap_err(), refused);
     assert!(desk.vfs.access(ino, 4, &CALLER).is_ok());
 }

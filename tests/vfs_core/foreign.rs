@@ -113,5 +113,5 @@ fn origin_and_progress_of_a_file_are_told() {
     desk.folder.other_does(head, cut(keg(&desk, ino)), &[SourceChange::Content(ino)]);
     assert_eq!(tell("user.keg.author"), "bob's phone");
     assert_eq!(tell("user.keg.version"), (head + 1).to_string());
-    assert_eq!(desk.vfs.setxattr(ino, b"user.keg.author", b"me", XattrMode::Set), Err(VfsError::NoPermission));
+    assert_eq!(desk.vfs.setxattr(ino, b"user.keg.author", b"me", XattrMode::Set, &CALLER), Err(VfsError::NoPermission));
 }

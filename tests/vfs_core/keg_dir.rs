@@ -173,7 +173,7 @@ fn nobody_creates_moves_replaces_or_removes_it() {
     assert_eq!(vfs.access(status, 2, &CALLER), read_only);
     assert_eq!(vfs.access(status, 4, &CALLER), Ok(()));
     assert_eq!(vfs.link(status, ROOT, b"mine").unwrap_err(), VfsError::CrossFolder);
-    assert_eq!(vfs.setxattr(status, b"user.x", b"y", XattrMode::Set), read_only);
+    assert_eq!(vfs.setxattr(status, b"user.x", b"y", XattrMode::Set, &CALLER), read_only);
     let set = SetAttr { mode: Some(0o777), ..SetAttr::default() };
     assert_eq!(vfs.setattr(status, &set, &CALLER).unwrap_err(), VfsError::ReadOnly(ReadOnlyReason::View));
     // In any other directory the name is like others.

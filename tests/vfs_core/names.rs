@@ -210,10 +210,10 @@ fn extended_attributes_are_set_listed_replaced_and_removed() {
     let desk = desk();
     let ino = desk.save("f", b"");
     let vfs = &desk.vfs;
-    vfs.setxattr(ino, b"user.a", b"1", XattrMode::Create).unwrap();
-    assert_eq!(vfs.setxattr(ino, b"user.a", b"2", XattrMode::Create), Err(VfsError::Exists));
-    assert_eq!(vfs.setxattr(ino, b"user.b", b"2", XattrMode::Replace), Err(VfsError::NoAttribute));
-    vfs.setxattr(ino, b"user.b", b"", XattrMode::Set).unwrap();
+    vfs.setxattr(ino, b"user.a", b"1", XattrMode::Create, &CALLER).unwrap();
+    assert_eq!(vfs.setxattr(ino, b"user.a", b"2", XattrMode::Create, &CALLER), Err(VfsError::Exists));
+    assert_eq!(vfs.setxattr(ino, b"user.b", b"2", XattrMode::Replace, &CALLER), Err(VfsError::NoAttribute));
+    vfs.setxattr(ino, b"user.b", b"", XattrMode::Set, &CALLER).unwrap();
     assert_eq!(vfs.listxattr(ino).unwrap(), b"user.a\0user.b\0");
     assert_eq!(vfs.getxattr(ino, b"user.a").unwrap(), b"1");
     vfs.removexattr(ino, b"user.a").unwrap();
