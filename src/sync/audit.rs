@@ -95,9 +95,10 @@ impl Folder {
             Compared::Same(pairs) => {
                 for (own, theirs) in &pairs {
                     let theirs = self.read_extent(theirs)?;
-                    // The own one may be gone for good: then nothing can be said.
+                    // The own one may be gone for good, or its author's changed client has sealed nothing that opens: then nothing
+                    // can be said.
                     let own = self.read_extent(own).map_err(|error| match error {
-                        SyncError::PastGone(FetchError::Missing(_)) => SyncError::Incomparable,
+                        SyncError::PastGone(FetchError::Missing(_)) | SyncError::Damaged(_) => SyncError::Incomparable,
                         other => other,
                     })?;
                     if own != theirs {

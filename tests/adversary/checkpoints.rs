@@ -1,5 +1,7 @@
 //! Row 32: states for newcomers that are not the folder's.
 
+use std::path::{Path, PathBuf};
+
 use kegfs::crypto::chunk::{ChunkKey, seal_into};
 use kegfs::crypto::verified;
 use kegfs::format::{BlobId, BlobRef, Checkpoint, CheckpointState, Extent, Record, Role, encode};
@@ -69,6 +71,15 @@ fn renamed(records: &mut Vec<Record>, _: &mut u64) {
     }
 }
 
+/// Files whose path holds `part`.
+fn files_below(dir: &Path, part: &str) -> Vec<PathBuf> {
+    let all = std::fs::read_dir(dir).unwrap().flat_map(|entry| match entry.unwrap().path() {
+        path if path.is_dir() => files_below(&path, part),
+        path => vec![path],
+    });
+    all.filter(|path| path.to_string_lossy().contains(part)).collect()
+}
+
 fn told_of(told: &dyn Fn() -> Vec<Event>, entry: u64) -> bool {
     told().iter().any(|event| matches!(event, Event::FalseCheckpoint { seq, .. } if *seq == entry))
 }
@@ -93,6 +104,27 @@ fn row_32_forged_checkpoint() {
     let again = pair.theirs.replica.checkpoints().unwrap();
     assert_eq!(again.len(), 2);
     assert_eq!(again.iter().filter(|row| row.verdict == CheckpointVerdict::False).count(), 1);
+}
+
+#[test]
+fn what_the_own_disk_damaged_makes_nobody_a_liar() {
+    let pair = lived_in();
+    pair.settle();
+    // Bob has read everything once, and his disk has lost some bits since.
+    drop(tree(&pair.theirs));
+    let mut damaged = 0;
+    for blob in files_below(pair.bob.profile.path(), "blobs/cache/") {
+        let mut bytes = std::fs::read(&blob).unwrap();
+        bytes.iter_mut().step_by(1000).for_each(|byte| *byte ^= 1);
+        std::fs::write(&blob, bytes).unwrap();
+        damaged += 1;
+    }
+    assert!(damaged > 0, "nothing is cached");
+    let carol = Person::join(&pair.kegd, "carol");
+    drop(add(&pair, &carol, History::None));
+    let verdicts = || pair.theirs.replica.checkpoints().unwrap().into_iter().map(|row| row.verdict).collect::<Vec<_>>();
+    eventually("bob has compared", || !verdicts().is_empty() && !verdicts().contains(&CheckpointVerdict::Open));
+    assert_eq!(verdicts(), [CheckpointVerdict::True]);
 }
 
 #[test]
