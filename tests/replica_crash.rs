@@ -86,6 +86,7 @@ fn sequenced(entry: &StagedEntry, seq: u64) -> Confirmed {
         batch: Some(batch),
         horizon: 0,
         added: Added::Known,
+        administers: false,
         thin: None,
         label: "laptop".to_owned(),
         signed: None,

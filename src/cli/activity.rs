@@ -56,6 +56,7 @@ fn kind(what: &Happening) -> &'static str {
         Happening::Retention { .. } => "retention",
         Happening::OverThinned { .. } => "over_thinned",
         Happening::ThinnedAhead { .. } => "thinned_ahead",
+        Happening::ThinnedBehind { .. } => "thinned_behind",
         Happening::Invited { .. } => "invited",
         Happening::InviteCancelled { .. } => "invite_cancelled",
         Happening::InviteEnded { .. } => "invite_ended",
@@ -125,6 +126,16 @@ fn text(what: &Happening) -> String {
         Happening::ThinnedAhead { ahead_s } => format!(
             "thinned out the past by a clock that is {} h ahead: more of it is gone than the rule says; ask, and consider kegfs member remove",
             ahead_s.div_ceil(3600)
+        ),
+        Happening::ThinnedBehind { behind_s, void: true } => format!(
+            "wanted to thin out the past by a clock that is {} h behind what the folder's owners and admins have dated; it took \
+             nothing away: ask for that clock to be set right",
+            behind_s.div_ceil(3600)
+        ),
+        Happening::ThinnedBehind { behind_s, void: false } => format!(
+            "thinned out the past by a clock that is {} h behind entries before: either that clock is wrong, and versions since then \
+             are let go of earlier than the rule says, or the clock of who wrote those; ask, and set it right",
+            behind_s.div_ceil(3600)
         ),
         Happening::ReleasedInUse { blobs } => format!(
             "told the server to remove {blobs} pieces of content that files or kept versions consist of: an editor's client that has \

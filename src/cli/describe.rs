@@ -39,6 +39,7 @@ pub fn folder_status(folder: &Arc<Folder>) -> FolderStatus {
         last_error: status.last_error,
         complete_ms: status.complete_ms,
         undecided: status.undecided.into_iter().map(|(account, name, why)| (name, account.to_string(), why)).collect(),
+        clock_behind: status.clock_behind.as_ref().map(sync::clock_behind),
         warnings: folder.unseen_warnings(WARNINGS).iter().map(|(number, line)| activity::info(*number, line)).collect(),
     }
 }

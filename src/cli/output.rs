@@ -313,6 +313,9 @@ fn warnings(folder: &FolderStatus) -> String {
             harmless(why)
         );
     }
+    if let Some(why) = &folder.clock_behind {
+        let _ = writeln!(text, "WARNING  {}", harmless(why));
+    }
     for warning in &folder.warnings {
         let _ = write!(text, "WARNING  {}", super::activity::line(warning).replacen("WARNING  ", "", 1));
     }

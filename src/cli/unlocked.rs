@@ -537,6 +537,7 @@ fn failure(server: &str, error: SyncError) -> Failure {
         | SyncError::CompareFirst(_)
         | SyncError::Misbehaviour(_)
         | SyncError::PastGone(_)
+        | SyncError::ClockBehind(_)
         | SyncError::Incomparable
         | SyncError::Refused(_)
         | SyncError::NoSuchAccount(_)

@@ -264,6 +264,16 @@ pub enum Happening {
         #[n(0)]
         ahead_s: u64,
     },
+    /// The actor has thinned out the past by a clock that is behind entries that were there already.
+    #[n(45)]
+    ThinnedBehind {
+        /// How far behind, in seconds.
+        #[n(0)]
+        behind_s: u64,
+        /// Behind those of owners and admins: it took nothing away.
+        #[n(1)]
+        void: bool,
+    },
     /// The actor has made an invite.
     #[n(21)]
     Invited {
@@ -328,6 +338,7 @@ impl Happening {
             | Self::Stalled { .. }
             | Self::OverThinned { .. }
             | Self::ThinnedAhead { .. }
+            | Self::ThinnedBehind { .. }
             | Self::ReleasedInUse { .. }
             | Self::ContentLost { .. }
             | Self::Altered { .. } => true,

@@ -19,8 +19,9 @@ use super::overlay::{Named, Overlay, Touched};
 use super::replica::{Replica, Shared};
 use super::rows::{NameRow, NodeRow};
 use super::state::State;
+use super::thin::Told;
 use super::types::{Change, Confirmed, StagedEntry, Standing};
-use super::{Activity, Happening, ReplicaError, activity, release, standing, thin};
+use super::{Activity, Happening, ReplicaError, activity, release, standing, thin, told};
 use crate::format::{ChainHash, Head, KegId, SignedEntry, decode, encode};
 use crate::keg::{self, Applied, Context};
 use crate::sys::clock;
@@ -28,8 +29,8 @@ use crate::sys::clock;
 /// The write-ahead log is emptied when it is longer than this.
 const WAL_BYTES: u64 = 8 * 1024 * 1024;
 
-/// Clocks that differ by less than this are set right; rules are about days.
-const AHEAD_MS: i64 = 3_600_000;
+/// As [`told::BEHIND_MS`], in the other direction.
+const AHEAD_MS: i64 = told::BEHIND_MS;
 
 /// Nodes and names of the mounted view keep their numbers when they are confirmed.
 struct Mounted<'a>(&'a Shared);
@@ -129,6 +130,10 @@ impl Shared {
             }
         };
         let changes = self.publish(outcome, mark, standing)?;
+        // Now that own work of these entries is no longer pending. What is not done is still owed.
+        if let Err(error) = self.sweep(&writer) {
+            tracing::warn!(db = %self.params.db, %error, "what was thinned out is removed later");
+        }
         self.empty_wal(&writer)?;
         Ok(changes)
     }
@@ -190,16 +195,19 @@ impl Shared {
             }
             self.log(writer, entry)?;
             if let Some(wanted) = &entry.thin {
-                let refused = writer.run(|conn| thin::apply(conn, &self.cache, entry.head.seq, wanted))?;
+                let Told { refused, behind_ms, void } =
+                    writer.run(|conn| thin::apply(conn, &self.cache, entry.head.seq, wanted))?;
                 let ahead_ms = wanted.now_ms.saturating_sub(clock::unix_nanos() / 1_000_000);
                 let told = [
                     (refused > 0).then_some(Happening::OverThinned { moments: refused }),
+                    behind_ms.map(|behind_ms| Happening::ThinnedBehind { behind_s: behind_ms / 1000, void }),
                     (ahead_ms > AHEAD_MS).then(|| Happening::ThinnedAhead { ahead_s: ahead_ms.unsigned_abs() / 1000 }),
                 ];
                 for what in told.into_iter().flatten() {
                     writer.run(|conn| activity::add(conn, &activity_of(entry, what)))?;
                 }
             }
+            writer.run(|conn| told::note(conn, entry))?;
             let in_use = writer.run(|conn| release::note(conn, entry))?;
             if in_use > 0 {
                 let what = Happening::ReleasedInUse { blobs: in_use };
@@ -207,7 +215,6 @@ impl Shared {
             }
             entry.activity.iter().try_for_each(|activity| writer.run(|conn| activity::add(conn, activity)))?;
         }
-        writer.run(|conn| self.sweep(conn))?;
         let (bytes, files) = {
             let state = self.state.read();
             (state.usage.0 + out.overlay.usage.0, state.usage.1 + out.overlay.usage.1)

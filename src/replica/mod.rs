@@ -42,6 +42,7 @@ mod standing;
 mod state;
 mod story;
 mod thin;
+mod told;
 mod types;
 mod view;
 
@@ -55,6 +56,7 @@ pub use replica::{Replica, Submitted};
 pub use restore::{Later, PlannedStep, RestorePlan, Step};
 pub use story::{ConflictName, Moment, NameSpan, RemovedNode};
 pub use thin::{PastSize, Thin, Thinnable};
+pub use told::Behind;
 pub use types::{
     Added, Change, Confirmed, DirEntry, LogLine, MemberInfo, NameEntry, NameOf, OpenParams, Pending, PendingCounts,
     Slot, StagedEntry, Standing, Xattr,
@@ -77,3 +79,5 @@ mod test_support;
 mod tests;
 #[cfg(test)]
 mod thin_tests;
+#[cfg(test)]
+mod told_tests;

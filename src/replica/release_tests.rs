@@ -270,7 +270,7 @@ fn a_replica_of_the_layout_before_is_taken_over_and_releases_nothing_from_before
     let db = super::db::open(&dir.path().join("state.db"), &key(), 1024, false).unwrap();
     db.run(|conn| {
         conn.execute_batch(
-            "DROP TABLE blob; DROP TABLE loose; DROP TABLE missed; DROP TABLE content_past; DROP INDEX extent_blob; DROP INDEX extent_past_blob;
+            "DROP TABLE blob; DROP TABLE loose; DROP TABLE missed; DROP TABLE content_past; DROP TABLE held; DROP INDEX extent_blob; DROP INDEX extent_past_blob;
              PRAGMA user_version=6;",
         )
     })

@@ -99,6 +99,7 @@ impl Replica {
         let cache = Cache::new();
         writer.run(|conn| cache.load(conn))?;
         initialise(&writer, &cache, &params)?;
+        writer.run(super::told::take_over)?;
         let saved = writer.run(load)?;
         let pool = Pool::open(&file, key)?;
         let journal = Journal::open(&dir.join("journal.db"), key)?;

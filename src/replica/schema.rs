@@ -15,6 +15,7 @@ pub(super) const STATE: &[&str] = &[
     STATE_THINNED,
     STATE_BLOBS,
     STATE_FORGOTTEN,
+    STATE_TOLD,
 ];
 
 /// The tables.
@@ -145,7 +146,7 @@ CREATE INDEX log_clock ON log (clock_ms, seq);
 ";
 
 /// Thinning out the past, see `thin.rs`. `kept`: the moments that are left of those before `meta.thinned`. `thinning`: the
-/// entries that thinned it out, with their times. `owed`: between which moments rows are still to be removed that none shows;
+/// entries that thinned it out, with the time that nothing before them is later than. `owed`: between which moments rows are still to be removed that none shows;
 /// they are found by the end of their validity, in indexes that grow at their ends.
 const STATE_THINNED: &str = "
 CREATE TABLE kept (seq INTEGER PRIMARY KEY);
@@ -177,6 +178,12 @@ CREATE TABLE content_past (
   ino INTEGER NOT NULL, seq INTEGER NOT NULL, device INTEGER NOT NULL, size INTEGER NOT NULL, to_seq INTEGER NOT NULL,
   PRIMARY KEY (ino, seq, to_seq)
 ) WITHOUT ROWID;
+";
+
+/// `held`: files removed before `meta.settled` that a program had open, with the position at which they were removed. What time
+/// the log tells is taken over at opening, see `told.rs`.
+const STATE_TOLD: &str = "
+CREATE TABLE held (ino INTEGER PRIMARY KEY, removed_seq INTEGER NOT NULL);
 ";
 
 /// As [`STATE`], of `journal.db`.

@@ -98,6 +98,7 @@ pub(super) fn confirmed(seq: u64, device: DeviceId, counter: u64, ops: Option<Ve
         batch: ops.map(|ops| Batch { ops }),
         horizon: 0,
         added: Added::Known,
+        administers: false,
         thin: None,
         label: label(&device),
         signed: None,

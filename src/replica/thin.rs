@@ -19,14 +19,16 @@
 
 use std::sync::atomic::Ordering;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension};
 
 use super::ReplicaError;
 use super::base::Cache;
+use super::db::Db;
 use super::flush::put_meta;
 use super::release;
 use super::replica::{Replica, Shared, meta};
 use super::state::{Place, State};
+use super::told;
 use crate::format::limits::THIN_MAX_KEPT;
 use crate::format::{RetentionRule, Thinning};
 use crate::keg::retention::{self, Dated};
@@ -66,13 +68,30 @@ pub struct PastSize {
     pub kept: u64,
 }
 
-/// Does what the entry at `seq` says; returns how many moments it wanted to take away against the rule.
-pub(super) fn apply(conn: &Connection, cache: &Cache, seq: u64, thin: &Thin) -> rusqlite::Result<u64> {
-    conn.prepare_cached("INSERT INTO thinning VALUES (?1, ?2)")?.execute(params![int(seq), thin.now_ms])?;
+/// What is to be told of an entry that thins out the past.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    /// How many moments it wanted to take away against the rule.
+    pub refused: u64,
+    /// It is dated that many milliseconds before what was there when it was made.
+    pub behind_ms: Option<u64>,
+    /// And so it took nothing away.
+    pub void: bool,
+}
+
+/// Does what the entry at `seq` says.
+pub(super) fn apply(conn: &Connection, cache: &Cache, seq: u64, thin: &Thin) -> rusqlite::Result<Told> {
     let Thinning { from, upto, keep } = &thin.body;
     if from >= upto {
-        return Ok(0);
+        // It says nothing of the past, and so nothing of when it was.
+        return Ok(Told::default());
     }
+    let latest_ms = match told::latest(conn, thin.now_ms)? {
+        Ok(latest_ms) => latest_ms,
+        Err(behind_ms) => return Ok(Told { refused: 0, behind_ms: Some(behind_ms), void: true }),
+    };
+    let behind_ms = told::behind_seen(conn, seq, thin.now_ms)?;
+    conn.prepare_cached("INSERT INTO thinning VALUES (?1, ?2)")?.execute([int(seq), latest_ms])?;
     let origin = cache.origin.load(Ordering::Acquire).max(1);
     let before = thinned(conn)?;
     let moments = moments(conn, (*from).max(origin), *upto)?;
@@ -86,12 +105,12 @@ pub(super) fn apply(conn: &Connection, cache: &Cache, seq: u64, thin: &Thin) -> 
     let after = before.max(*upto);
     put_meta(conn, "thinned", int(after))?;
     owe(conn, &gone, after)?;
-    Ok(refused)
+    Ok(Told { refused, behind_ms, void: false })
 }
 
 /// The moments in `[from, upto)` with their times as everybody takes them, the latest first.
 fn moments(conn: &Connection, from: u64, upto: u64) -> rusqlite::Result<Vec<Dated>> {
-    // No time is later than any thinning after it says.
+    // No time is later than the next thinning says; and those never go back.
     let mut statement = conn.prepare_cached("SELECT seq, said_ms FROM thinning WHERE seq > ?1 ORDER BY seq DESC")?;
     let said = statement.query_map([int(from)], |row| Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get(1)?)))?;
     let mut said = said.collect::<rusqlite::Result<Vec<(u64, i64)>>>()?.into_iter().peekable();
@@ -170,19 +189,30 @@ fn sweep(conn: &Connection, held: impl Fn(u64) -> bool) -> rusqlite::Result<()> 
 }
 
 /// What files contained that were removed before `thinned` ends with their removal.
+///
+/// Those that are still needed are remembered one by one, so that each file is looked at once, whatever stays open.
 fn settle(conn: &Connection, held: impl Fn(u64) -> bool) -> rusqlite::Result<()> {
     let (from, upto) = (meta::<i64>(conn, "settled")?.unwrap_or(0), int(thinned(conn)?));
-    let mut removed = conn.prepare_cached(
+    let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
+    let mut before = conn.prepare_cached("SELECT ino, removed_seq FROM held")?;
+    let mut removed = before.query_map([], read)?.collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut since = conn.prepare_cached(
         "SELECT ino, removed_seq FROM node WHERE removed_seq > ?1 AND removed_seq <= ?2 ORDER BY removed_seq",
     )?;
-    let removed = removed.query_map([from, upto], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?;
-    let mut settled = upto;
-    for row in removed.collect::<rusqlite::Result<Vec<_>>>()? {
-        if held(row.0.cast_unsigned()) {
-            settled = settled.min(row.1 - 1);
+    removed.extend(since.query_map([from, upto], read)?.collect::<rusqlite::Result<Vec<_>>>()?);
+    let mut hold = conn.prepare_cached("INSERT OR REPLACE INTO held VALUES (?1, ?2)")?;
+    let mut let_go = conn.prepare_cached("DELETE FROM held WHERE ino = ?1")?;
+    let mut gone = conn.prepare_cached("SELECT 1 FROM node WHERE ino = ?1 AND removed_seq = ?2")?;
+    for (ino, end) in removed {
+        if held(ino.cast_unsigned()) {
+            hold.execute([ino, end])?;
             continue;
         }
-        let (ino, end) = row;
+        let_go.execute([ino])?;
+        if !gone.exists([ino, end])? {
+            // It has come back.
+            continue;
+        }
         conn.prepare_cached("INSERT OR IGNORE INTO loose SELECT blob FROM extent WHERE ino = ?1")?.execute([ino])?;
         let shown = "EXISTS (SELECT 1 FROM kept WHERE kept.seq >= t.seq AND kept.seq < ?2)";
         for (table, columns) in [
@@ -197,7 +227,14 @@ fn settle(conn: &Connection, held: impl Fn(u64) -> bool) -> rusqlite::Result<()>
             conn.prepare_cached(&format!("DELETE FROM {table} WHERE ino = ?1"))?.execute([ino])?;
         }
     }
-    put_meta(conn, "settled", settled)
+    put_meta(conn, "settled", upto)
+}
+
+/// Files that a sweep would look at again.
+fn held_before(conn: &Connection) -> rusqlite::Result<Vec<u64>> {
+    let mut held = conn.prepare_cached("SELECT ino FROM held")?;
+    let inos = held.query_map([], |row| row.get::<_, i64>(0))?;
+    inos.map(|ino| ino.map(i64::cast_unsigned)).collect()
 }
 
 /// The first position from which on all moments are there.
@@ -230,15 +267,35 @@ impl State {
 }
 
 impl Shared {
-    /// Removes what is owed, if nothing here needs it. In the caller's transaction.
-    pub(super) fn sweep(&self, conn: &Connection) -> rusqlite::Result<()> {
-        let owed = conn.prepare_cached("SELECT 1 FROM owed LIMIT 1")?.exists([])?
-            || meta::<i64>(conn, "settled")?.unwrap_or(0) < int(thinned(conn)?);
-        if owed && self.state.read().is_free_of(thinned(conn)?) {
+    /// Removes what is owed, if nothing here needs it, in a transaction of its own: it is owed until it is done.
+    pub(super) fn sweep(&self, writer: &Db) -> Result<(), ReplicaError> {
+        let due = writer.run(|conn| {
+            let owed = conn.prepare_cached("SELECT 1 FROM owed LIMIT 1")?.exists([])?
+                || meta::<i64>(conn, "settled")?.unwrap_or(0) < int(thinned(conn)?);
+            let held = held_before(conn)?;
+            let open = self.open_files.lock();
+            let closed = held.iter().any(|ino| !open.contains_key(ino));
+            Ok((owed || closed).then_some(thinned(conn)?))
+        })?;
+        if !due.is_some_and(|thinned| self.state.read().is_free_of(thinned)) {
+            return Ok(());
+        }
+        writer.durable(false)?;
+        let swept = writer.run(|conn| {
+            conn.execute_batch("BEGIN IMMEDIATE")?;
             let open = self.open_files.lock();
             sweep(conn, |ino| open.contains_key(&ino))?;
+            conn.execute_batch("COMMIT")
+        });
+        if let Err(error) = swept {
+            if !writer.conn.is_autocommit() {
+                // It has failed already; what undoing it says adds nothing.
+                let _ = writer.conn.execute_batch("ROLLBACK");
+            }
+            return Err(error);
         }
-        Ok(())
+        let _nobody_reads = self.state.write();
+        self.pool.advance()
     }
 }
 
@@ -257,6 +314,17 @@ impl Replica {
                 open.remove(&ino);
             }
         }
+    }
+
+    /// Removes what thinning has left to remove and could not: own work was pending that was made on it, or a program had it
+    /// open.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn sweep(&self) -> Result<(), ReplicaError> {
+        let writer = self.shared().writer.lock();
+        self.shared().is_open()?;
+        self.shared().sweep(&writer)
     }
 
     /// How much of the past is left.
@@ -299,6 +367,8 @@ impl Replica {
         let head = self.head().seq;
         let origin = self.shared().cache.origin.load(Ordering::Acquire).max(1);
         self.reading(|conn| {
+            // The entry would take nothing away.
+            let Ok(latest_ms) = told::latest(conn, now_ms)? else { return Ok(None) };
             let all_from_ms =
                 now_ms.saturating_sub(i64::try_from(rule.keep_all_s.saturating_mul(1000)).unwrap_or(i64::MAX));
             let newest = "SELECT seq FROM log WHERE clock_ms <= ?1 ORDER BY clock_ms DESC, seq DESC LIMIT 1";
@@ -310,7 +380,7 @@ impl Replica {
             let mut dated = Vec::new();
             for mut moment in moments(conn, origin, upto)? {
                 // As the entry that is to be made will take it.
-                moment.time_ms = moment.time_ms.min(now_ms);
+                moment.time_ms = moment.time_ms.min(latest_ms);
                 let seen_ms = clock.query_row([int(moment.seq)], |row| row.get(0))?;
                 dated.push((moment, seen_ms));
             }

@@ -264,6 +264,89 @@ fn a_removed_file_that_is_open_stays_readable_until_it_is_closed() {
     assert!(past_rows(&replica)[2].is_empty());
 }
 
+/// Every file removed after one that stays open is looked at once, not with each entry again.
+#[test]
+fn what_a_removed_file_that_is_open_costs_does_not_grow_with_what_was_removed_after_it() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    let files = 300;
+    let make = |number: u32| {
+        let id = keg(number);
+        [op(0, file(id, &format!("n{number}"))), op(0, content(id, vec![extent(0, 9, number as u8)], 1))]
+    };
+    replica.apply(&[confirmed(1, BOB, 1, Some((0..files).flat_map(make).collect()))], None).unwrap();
+    let ino = replica.view().lookup(1, b"n0").unwrap().unwrap().ino;
+    replica.opened(ino);
+    for (seq, range) in [(2, 0..1), (3, 1..files)] {
+        let remove = range.map(|number| op(seq - 1, unlink(keg(number), &format!("n{number}")))).collect();
+        replica.apply(&[confirmed(seq, BOB, seq, Some(remove))], None).unwrap();
+    }
+    replica.apply(&[thinning(4, thin(1, 4, vec![], NONE))], None).unwrap();
+    let count = Arc::new(AtomicU64::new(0));
+    let steps = |seq: u64| {
+        count.store(0, Ordering::Relaxed);
+        let counting = Arc::clone(&count);
+        let tick = move || {
+            counting.fetch_add(1, Ordering::Relaxed);
+            false
+        };
+        replica.shared().writer.lock().conn.progress_handler(1, Some(tick)).unwrap();
+        replica.apply(&[confirmed(seq, BOB, seq, Some(vec![]))], None).unwrap();
+        replica.shared().writer.lock().conn.progress_handler(0, None::<fn() -> bool>).unwrap();
+        count.load(Ordering::Relaxed)
+    };
+    let _first = steps(5);
+    let held = steps(6);
+    assert_eq!(replica.view().extents(ino, 0, 9).unwrap().len(), 1);
+    replica.closed(ino);
+    let _removes = steps(7);
+    assert_eq!(replica.view().extents(ino, 0, 9).unwrap(), []);
+    let none = steps(8);
+    assert!(held < none + 100, "{held} steps of the database for an entry while the file is open, {none} after");
+}
+
+/// Somebody brings an open file back that was removed: it is not looked at any more.
+#[test]
+fn a_removed_file_that_was_open_and_came_back_keeps_its_content() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    versions(&replica, 2);
+    let ino = replica.view().lookup(1, b"f").unwrap().unwrap().ino;
+    replica.opened(ino);
+    replica.apply(&[confirmed(3, BOB, 3, Some(vec![op(2, unlink(keg(1), "f"))]))], None).unwrap();
+    replica.apply(&[confirmed(4, BOB, 4, None), thinning(5, thin(1, 4, vec![], NONE))], None).unwrap();
+    // Written by who had not seen the removal.
+    let late = op(
+        2,
+        OpKind::Content {
+            keg: keg(1),
+            truncate: None,
+            holes: vec![],
+            extents: vec![extent(9, 9, 7)],
+            size: 18,
+            mtime_ns: 3,
+        },
+    );
+    replica.apply(&[confirmed(6, CAROL, 6, Some(vec![late]))], None).unwrap();
+    replica.closed(ino);
+    replica.apply(&[confirmed(7, BOB, 7, Some(vec![]))], None).unwrap();
+    let there = replica.view().lookup(1, b"f").unwrap().unwrap();
+    assert_eq!(replica.view().extents(there.ino, 0, 99).unwrap().len(), 2);
+}
+
+/// The last entry of a folder that is then quiet is the one by which own work arrives that was made before a thinning.
+#[test]
+fn what_waited_for_own_work_is_removed_with_it_and_not_with_the_next_entry() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    versions(&replica, 3);
+    replica.submit_based(op(1, mtime(KegId::ROOT, 5))).unwrap();
+    replica.apply(&[thinning(4, thin(1, 3, vec![], NONE))], None).unwrap();
+    assert_eq!(past_rows(&replica)[2].len(), 1);
+    confirm_all(&replica, 5, 1);
+    assert!(past_rows(&replica)[2].is_empty());
+}
+
 /// One file of many was overwritten: taking the old version away costs the same whatever else there is.
 #[test]
 fn thinning_costs_what_changed_and_not_what_there_is() {

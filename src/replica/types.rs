@@ -68,6 +68,8 @@ pub struct Confirmed {
     pub horizon: u64,
     /// What the blobs that it adds are.
     pub added: Added,
+    /// Its author administered the folder when it came.
+    pub administers: bool,
     /// It thins out the past, or releases blobs.
     pub thin: Option<super::Thin>,
     /// The author's label for conflict names, the same on every replica (from the author's account log).

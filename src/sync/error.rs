@@ -8,7 +8,7 @@ use crate::blobs::LocalError;
 use crate::format::{AccountId, BlobId, Role};
 use crate::keyring::KeyRingError;
 use crate::remote::RemoteError;
-use crate::replica::ReplicaError;
+use crate::replica::{Behind, ReplicaError};
 
 /// Why something that concerns the session or a folder did not work. Cheap to clone: a failure of background work is
 /// told to everyone who waits for it.
@@ -203,6 +203,9 @@ pub enum SyncError {
     /// A date in the future.
     #[error("history cannot begin in the future; give a date that has been, or use --history none")]
     HistoryInFuture,
+    /// What this machine would date now would be too far behind.
+    #[error("{}", clock_behind(.0))]
+    ClockBehind(Behind),
     /// A date before the folder.
     #[error("the folder did not exist then; give a later date, or use --history full")]
     HistoryBeforeFolder,
@@ -277,6 +280,16 @@ impl SyncError {
             _ => false,
         }
     }
+}
+
+/// Why this machine does not thin out the past, and what to do.
+pub fn clock_behind(behind: &Behind) -> String {
+    let Behind { behind_ms, seq, label } = behind;
+    let hours = behind_ms.div_ceil(3_600_000);
+    format!(
+        "this machine's clock is {hours} h behind the date of entry {seq} by {label}, so that it does not thin out the past: set the clock \
+         right and try again; if it is right, theirs was ahead, and everything is kept until then"
+    )
 }
 
 /// Why a blob could not be had.

@@ -300,6 +300,7 @@ impl Folder {
             expires_ms: present.expires_ms,
             frozen: self.frozen(),
             undecided: self.undecided(),
+            clock_behind: self.clock_behind(),
             complete_ms: self.link.complete_ms(),
         }
     }

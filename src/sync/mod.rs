@@ -52,7 +52,7 @@ mod vouch;
 
 pub use access::{Access, End, Reader, Version};
 pub use contacts::{Comparison, FolderWords, Seen};
-pub use error::{FetchError, SyncError};
+pub use error::{FetchError, SyncError, clock_behind};
 pub use event::Event;
 pub use evidence::{Evidence, Kept};
 pub use export::{KeptWork, Recovered};

@@ -12,12 +12,13 @@ use parking_lot::Mutex;
 
 use super::member::Change;
 use super::session::CALL_DEADLINE;
+use super::status::now_ms;
 use super::verify::{Chains, Verified};
 use super::{Folder, Session, SyncError};
 use crate::format::limits::ENTRY_MAX_BLOBS;
 use crate::format::{BlobRef, RetentionRule, Role, SignedEntry, Thinning};
 use crate::keyring::{Reason, Verdict};
-use crate::replica::PastSize;
+use crate::replica::{Behind, PastSize};
 
 /// How often the past of a folder is thinned out, at most.
 const EVERY_MS: i64 = 24 * 3_600_000;
@@ -53,7 +54,11 @@ pub struct ThinnedOut {
 
 /// Where the uploader leaves what has come of it.
 #[derive(Default)]
-pub(super) struct Report(Mutex<ThinnedOut>);
+pub(super) struct Report {
+    done: Mutex<ThinnedOut>,
+    /// By the user, who is told where this machine's clock does not allow it. By itself, what no clock has to do with is done.
+    asked: bool,
+}
 
 impl Folder {
     /// Some of the past is older than the rule keeps it, and none was taken away for a day.
@@ -80,6 +85,13 @@ impl Folder {
         !began.is_some_and(rests) && self.releasable(verified, 1).is_ok_and(|found| !found.is_empty())
     }
 
+    /// This machine would thin out the past, and its clock is too far behind for that.
+    pub(super) fn clock_behind(&self) -> Option<Behind> {
+        let can = self.role().is_some_and(Role::administers);
+        // Unreadable: asked again with the next status.
+        if can { self.replica.clock_behind(now_ms()).ok().flatten() } else { None }
+    }
+
     /// Blobs that nobody refers to, at most `limit`.
     fn releasable(&self, verified: &Verified, limit: usize) -> Result<Vec<BlobRef>, SyncError> {
         // Where the moment at which they began was thinned out: nobody can begin with them any more.
@@ -93,10 +105,10 @@ impl Folder {
     }
 
     /// Takes away what the rule lets go.
-    pub(super) async fn thin_out(&self) -> Result<ThinnedOut, SyncError> {
-        let report = Arc::new(Report::default());
+    pub(super) async fn thin_out(&self, asked: bool) -> Result<ThinnedOut, SyncError> {
+        let report = Arc::new(Report { asked, ..Report::default() });
         self.post_thinning(Arc::clone(&report)).await?;
-        let done = *report.0.lock();
+        let done = *report.done.lock();
         Ok(done)
     }
 
@@ -105,6 +117,12 @@ impl Folder {
         let (mut attempts, mut moments) = (0, true);
         while attempts < ATTEMPTS {
             self.catch_up().await?;
+            if moments && let Some(behind) = self.replica.clock_behind(now_ms())? {
+                if report.asked {
+                    return Err(SyncError::ClockBehind(behind));
+                }
+                moments = false;
+            }
             let verified = Arc::clone(&self.verified).lock_owned().await;
             let this = Arc::clone(self);
             let signing = tokio::task::spawn_blocking(move || this.sign_thinning(&verified, moments));
@@ -112,7 +130,7 @@ impl Folder {
             match self.remote.append(self.id(), &entry, &[]).await {
                 Ok(seq) => {
                     tracing::debug!(db = %self.id(), seq, ?done, "thinned out the past");
-                    let mut report = report.0.lock();
+                    let mut report = report.done.lock();
                     report.moments += done.moments;
                     report.blobs += done.blobs;
                     report.bytes += done.bytes;
@@ -208,7 +226,7 @@ impl Session {
             if !folder.role().is_some_and(Role::administers) {
                 return Err(folder.may_not("thin out the past"));
             }
-            folder.thin_out().await
+            folder.thin_out(true).await
         })
     }
 }

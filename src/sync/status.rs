@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use crate::format::{AccountId, DbId, Role};
+use crate::replica::Behind;
 use crate::sys::clock;
 
 /// A folder's state for `kegfs status`.
@@ -45,6 +46,8 @@ pub struct Status {
     pub frozen: Option<String>,
     /// Members to whom this device seals nothing until the user has decided: account, name, why.
     pub undecided: Vec<(AccountId, String, String)>,
+    /// Who could thin out the past, were this machine's clock not behind that of an entry.
+    pub clock_behind: Option<Behind>,
     /// When the server said last that there is nothing more, milliseconds since 1970 UTC. That is all that anybody can
     /// know: a server that holds back what others wrote is found out only when something of it shows.
     pub complete_ms: i64,

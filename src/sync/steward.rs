@@ -55,7 +55,7 @@ impl Folder {
                     let done = match duty {
                         Duty::Change(change) => self.change_membership(change).await,
                         Duty::HandOver { epoch } => self.hand_over(epoch).await,
-                        Duty::Thin => self.thin_out().await.map(drop),
+                        Duty::Thin => self.thin_out(false).await.map(drop),
                         Duty::Keep => {
                             let done = self.post_keeping().await;
                             let wait = match &done {

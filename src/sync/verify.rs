@@ -130,6 +130,11 @@ pub(super) fn judged(error: Misbehaviour) -> SyncError {
     }
 }
 
+/// The author of an entry that comes after `before` administers the folder.
+fn administers(before: &FolderState, advanced: &Advanced) -> bool {
+    before.members().get(&advanced.envelope.author).is_some_and(|member| member.role.administers())
+}
+
 /// Whether a membership change gives `me` a box, for an epoch that `ring` lacks.
 pub(super) fn brings_key(
     author: &AccountId,
@@ -259,8 +264,9 @@ impl Intake<'_> {
             let named = advanced.envelope.account_head.seq;
             let label = author.map_or_else(String::new, |log| log.label_at(&advanced.envelope.device, named));
             let activity = activity::of_entry(&advanced, &verified.state, self.accounts, &label);
+            let administers = advanced.seq == 1 || administers(&verified.state, &advanced);
             verified.state.commit(&advanced);
-            self.add(verified, advanced, label, activity);
+            self.add(verified, advanced, administers, label, activity);
             if self.ops >= GROUP_OPS || self.group.len() >= GROUP_ENTRIES {
                 self.apply(verified, Some(entry))?;
             }
@@ -273,7 +279,14 @@ impl Intake<'_> {
         index.checked_sub(1).and_then(|index| entries.get(index)).filter(|_| !self.group.is_empty())
     }
 
-    fn add(&mut self, verified: &Verified, advanced: Advanced, label: String, mut activity: Vec<Activity>) {
+    fn add(
+        &mut self,
+        verified: &Verified,
+        advanced: Advanced,
+        administers: bool,
+        label: String,
+        mut activity: Vec<Activity>,
+    ) {
         let db = self.folder.id();
         let ignored = |reason: String| {
             self.hub.tell(&Event::EntryIgnored { db, seq: advanced.seq, reason });
@@ -335,7 +348,20 @@ impl Intake<'_> {
             _ => None,
         };
         let (hash, envelope) = (advanced.hash, advanced.envelope);
-        self.group.push(Confirmed { head, hash, envelope, batch, horizon, added, thin, label, signed: None, activity });
+        let signed = None;
+        self.group.push(Confirmed {
+            head,
+            hash,
+            envelope,
+            batch,
+            horizon,
+            added,
+            administers,
+            thin,
+            label,
+            signed,
+            activity,
+        });
     }
 
     /// `newest`: the last of the group, as it came.

@@ -215,6 +215,55 @@ fn row_07_an_admin_takes_more_of_the_past_than_the_rule_allows() {
 }
 
 #[test]
+fn row_07_an_admin_dates_a_thinning_behind_so_that_everything_since_looks_old() {
+    let team = Team::new();
+    for version in ["one", "two", "three"] {
+        write(&team.alice.folder, "plan.txt", version.as_bytes());
+        team.settle();
+    }
+    team.alice.session().set_role(&team.alice.folder, team.bob.id, Role::Admin, None).unwrap();
+    team.settle();
+    // First one of 1970, so that no time is later than that; then one of now, for which all of it is fifty years old.
+    for now_ms in [Some(0), None] {
+        let admin = Shadow::of(&team.kegd, &team.bob, &team.bob.folder);
+        let mut position = admin.position();
+        position.now_ms = now_ms.unwrap_or(position.now_ms);
+        let body = Thinning { from: 1, upto: admin.state.head().seq, keep: vec![] };
+        admin.post(&admin.author.thinning(&position, &body, vec![]), &[]).unwrap();
+        team.settle();
+    }
+    for who in [&team.alice, &team.bob] {
+        for version in 1..=team.head() {
+            assert!(who.folder.replica.at(version).is_ok(), "version {version} is there");
+        }
+        let told = who.folder.replica.view().warnings(0, 9).unwrap();
+        let behind = |what: &Happening| matches!(what, Happening::ThinnedBehind { void: true, .. });
+        assert!(told.iter().any(|(_, line)| behind(&line.what) && line.account == Some(team.bob.id)), "{told:?}");
+    }
+}
+
+#[test]
+fn row_07_an_admins_clock_ahead_stops_the_thinning_of_those_behind_and_loses_nothing() {
+    let team = Team::new();
+    write(&team.alice.folder, "plan.txt", b"one");
+    team.settle();
+    team.alice.session().set_role(&team.alice.folder, team.bob.id, Role::Admin, None).unwrap();
+    team.settle();
+    assert_eq!(team.alice.folder.status().clock_behind, None);
+    let admin = Shadow::of(&team.kegd, &team.bob, &team.bob.folder);
+    let mut ahead = admin.position();
+    ahead.now_ms += 50 * 86_400_000;
+    let seq = admin.post(&admin.batch_at(&ahead, vec![name("acme")]), &[]).unwrap();
+    team.settle();
+    let refused = team.alice.session().thin_out(&team.alice.folder).unwrap_err();
+    let SyncError::ClockBehind(behind) = &refused else { panic!("{refused}") };
+    assert!(behind.seq == seq && behind.behind_ms.div_ceil(3_600_000) == 1200, "{behind:?}");
+    assert!(refused.to_string().contains("set the clock right"), "{refused}");
+    assert_eq!(team.alice.folder.status().clock_behind.map(|behind| behind.seq), Some(seq));
+    assert!(team.alice.folder.replica.at(1).is_ok());
+}
+
+#[test]
 fn row_08_write_by_a_removed_member() {
     let team = Team::new();
     let carol = team.third("carol", Role::Editor);

@@ -414,6 +414,9 @@ pub struct FolderStatus {
     /// Members to whom nothing is given until the user has decided: name, account, why.
     #[serde(default)]
     pub undecided: Vec<(String, String, String)>,
+    /// Why this machine does not thin out the past although its user could.
+    #[serde(default)]
+    pub clock_behind: Option<String>,
     /// Warnings of the folder's log that were not marked as seen, the newest few.
     #[serde(default)]
     pub warnings: Vec<ActivityInfo>,
