@@ -63,6 +63,10 @@ impl FolderSource for Source {
         Ok(listed.into_iter().map(name).collect())
     }
 
+    fn newest_cookie(&self, _directory: u64) -> Result<u64, VfsError> {
+        Ok(self.folder.replica.newest_cookie())
+    }
+
     fn parent(&self, directory: u64) -> Result<u64, VfsError> {
         if directory == ROOT {
             return Ok(ROOT);

@@ -260,14 +260,16 @@ impl<S: Store> Tree<'_, S> {
         };
         // What the user meant to replace may itself live under a conflict name by now: then that is the place.
         let mut place_name = new_name.to_vec();
+        let mut position = None;
         if let Some(replaced) = replaced
             && self.replaceable(&node, &replaced.keg)?
         {
             self.remove(&replaced)?;
             place_name = replaced.name;
+            position = Some(replaced.cookie);
         }
         self.take_out(&from, node.is_directory())?;
-        let cookie = self.store.allocate()?;
+        let cookie = self.position(&node, position)?;
         let applied = self.place(new_parent, &place_name, from.keg, cookie, node.is_directory())?;
         if place_name != new_name
             && let Some(dentry) = self.store.dentry(&new_parent, &place_name)?
@@ -277,6 +279,15 @@ impl<S: Store> Tree<'_, S> {
         }
         self.touch(&from.keg)?;
         Ok(applied)
+    }
+
+    /// Where in listings a name stands that names `node` from now on: where it stood, so that who lists meanwhile meets it
+    /// all the same. A node of several names gets a fresh cookie: theirs tell in which order they were placed.
+    fn position(&mut self, node: &Node, stood: Option<u64>) -> Result<u64, S::Error> {
+        match stood.filter(|_| node.is_directory() || node.nlink == 1) {
+            Some(cookie) => Ok(cookie),
+            None => self.store.allocate(),
+        }
     }
 
     fn replaceable(&self, node: &Node, target: &KegId) -> Result<bool, S::Error> {
@@ -303,7 +314,7 @@ impl<S: Store> Tree<'_, S> {
         }
         self.take_out(&from, one.is_directory())?;
         self.take_out(&to, other.is_directory())?;
-        let (first, second) = (self.store.allocate()?, self.store.allocate()?);
+        let (first, second) = (self.position(&other, Some(from.cookie))?, self.position(&one, Some(to.cookie))?);
         let placed = self.context.stamp();
         self.put_in(Dentry { keg: to.keg, cookie: first, placed, ..from.clone() }, other.is_directory())?;
         self.put_in(Dentry { keg: from.keg, cookie: second, placed, ..to.clone() }, one.is_directory())?;

@@ -102,8 +102,9 @@ pub struct Dentry {
     pub name: Vec<u8>,
     /// What it names.
     pub keg: KegId,
-    /// Position in listings, unique in the store and never reused: a listing that is interrupted by removals goes on
-    /// behind the cookie it has reached.
+    /// Position in listings: above all that were there when the name came, and of no other name, ever. A listing that is
+    /// interrupted goes on behind the cookie it has reached. A name whose node is replaced keeps it, unless the node has
+    /// several names.
     pub cookie: u64,
     /// The name that was asked for, where a conflict gave another: later operations of the same author still use it.
     pub wanted: Option<Vec<u8>>,

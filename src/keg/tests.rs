@@ -282,6 +282,29 @@ fn different_attributes_merge_and_of_the_same_the_later_wins() {
 }
 
 #[test]
+fn a_name_whose_file_is_replaced_keeps_its_position_unless_the_file_has_several() {
+    let link = OpKind::Link { keg: keg(3), parent: KegId::ROOT, name: "c2".into() };
+    let log = [
+        (ALICE, 0, file(1, "a")),
+        (ALICE, 0, file(2, "b")),
+        (ALICE, 0, file(3, "c")),
+        (BOB, 3, link),
+        (ALICE, 4, rename(2, "b", KegId::ROOT, "a", Some(1))),
+        (ALICE, 5, file(4, "b")),
+        (ALICE, 6, rename(3, "c", KegId::ROOT, "a", Some(2))),
+    ];
+    let position = |entries: usize, name: &str| {
+        let (store, _) = play(&log[..entries]);
+        store.dentry(&KegId::ROOT, name.as_bytes()).unwrap().unwrap().cookie
+    };
+    assert_eq!(position(5, "a"), position(4, "a"));
+    assert!(position(6, "b") > position(4, "b"), "a name that was gone meanwhile is a new one");
+    // The order of a file's names is that of their placing.
+    let names = play(&log).0.dentries_of(&keg(3)).unwrap().into_iter().map(|dentry| dentry.name);
+    assert_eq!(names.collect::<Vec<_>>(), [b"c2".to_vec(), b"a".to_vec()]);
+}
+
+#[test]
 fn a_rename_that_was_void_stays_void_when_the_file_comes_back_to_its_old_name() {
     let (store, applied) = play(&[
         (BOB, 0, file(1, "a")),

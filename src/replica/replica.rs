@@ -213,6 +213,11 @@ impl Replica {
         self.shared.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Whatever name comes into being from now on has a cookie above this.
+    pub fn newest_cookie(&self) -> u64 {
+        self.shared.numbers.load(Ordering::Relaxed).saturating_sub(1)
+    }
+
     /// As [`Self::submit`], for a creation whose node gets a [fresh number](Self::fresh_number).
     ///
     /// # Errors

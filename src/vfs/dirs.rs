@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::format::NodeKind;
 
@@ -24,8 +24,8 @@ const BATCH_MAX: usize = 4096;
 impl Vfs {
     /// Opens a directory.
     pub fn opendir(&self, ino: Ino) -> Result<u64, VfsError> {
-        let (folder, local, keg) = if self.core.is_list(ino) {
-            (None, ino, None)
+        let (folder, local, keg, end) = if self.core.is_list(ino) {
+            (None, ino, None, 0)
         } else {
             let (folder, local) = self.core.locate(ino)?;
             let keg = match Mounted::is_keg(local) {
@@ -35,16 +35,19 @@ impl Vfs {
                 }
                 false => None,
             };
-            (Some(folder), local, keg)
+            let end = if keg.is_some() { 0 } else { folder.source.newest_cookie(local)? };
+            (Some(folder), local, keg, end)
         };
         let fh = self.core.table.next_handle();
-        let handle = DirHandle { folder, local, keg, fits: AtomicUsize::new(FIRST_BATCH) };
+        let (end, fits) = (AtomicU64::new(end), AtomicUsize::new(FIRST_BATCH));
+        let handle = DirHandle { folder, local, keg, end, fits };
         self.core.directories.write().insert(fh, Arc::new(handle));
         Ok(fh)
     }
 
     /// Lists names behind the cookie `offset` (0: all) until `each` answers `true` (full, the entry was not taken).
-    /// `plus`: with attributes.
+    /// `plus`: with attributes. Names that came after [`Vfs::opendir`], and after the last call with an `offset` of 0, are
+    /// not among them: else who renames each name to another and back while he lists would never be done.
     pub fn readdir(
         &self,
         fh: u64,
@@ -56,6 +59,9 @@ impl Vfs {
         let Some(folder) = &handle.folder else { return self.core.list_folders(offset, each) };
         folder.readable()?;
         let (ino, parent) = (folder.ino(handle.local), self.core.parent_of(folder, handle.local)?);
+        if handle.keg.is_none() && offset == 0 {
+            handle.end.store(folder.source.newest_cookie(handle.local)?, Ordering::Release);
+        }
         if dots(ino, parent, offset, each) {
             return Ok(());
         }
@@ -79,12 +85,16 @@ impl Vfs {
         mut after: u64,
         each: &mut dyn FnMut(DirEntry<'_>) -> bool,
     ) -> Result<(), VfsError> {
+        let end = handle.end.load(Ordering::Acquire);
         let mut taken = 0;
-        loop {
+        while after < end {
             let limit = handle.fits.load(Ordering::Relaxed).clamp(FIRST_BATCH, BATCH_MAX);
             let listed = folder.source.list_names(handle.local, after, limit)?;
             let last = listed.len() < limit;
             for item in listed {
+                if item.cookie > end {
+                    return Ok(());
+                }
                 let (ino, cookie) = (folder.ino(item.ino), item.cookie + 1);
                 if each(DirEntry { ino, cookie, name: &item.name, kind: item.kind, entry: None }) {
                     handle.fits.store(taken + taken / 8 + 1, Ordering::Relaxed);
@@ -94,9 +104,10 @@ impl Vfs {
                 taken += 1;
             }
             if last {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 
     fn list_with_attributes(
@@ -106,20 +117,29 @@ impl Vfs {
         mut after: u64,
         each: &mut dyn FnMut(DirEntry<'_>) -> bool,
     ) -> Result<(), VfsError> {
+        let end = handle.end.load(Ordering::Acquire);
         let mut taken = 0;
-        loop {
+        while after < end {
             let foreign = folder.foreign.load(Ordering::Acquire);
-            // Before the list: what moves to the source meanwhile is then seen in one of the two.
-            let shown = self.core.table.all_shown();
+            let fills = folder.fills.load(Ordering::Acquire);
             let limit = handle.fits.load(Ordering::Relaxed).clamp(FIRST_BATCH, BATCH_MAX);
             let listed = folder.source.list(handle.local, after, limit)?;
             let writable = folder.writable().is_ok();
             let ttl = self.core.ttl_since(folder, foreign);
             let last = listed.len() < limit;
             for mut item in listed {
+                if item.cookie > end {
+                    return Ok(());
+                }
                 let ino = folder.ino(item.node.ino);
-                if let Some(shown) = shown.get(&ino) {
-                    shown.apply(&mut item.node);
+                match self.core.table.shown(ino) {
+                    Some(shown) => shown.apply(&mut item.node),
+                    // Not in memory any more; but was it in the source already when that was listed?
+                    None if item.node.kind == NodeKind::File && folder.fills.load(Ordering::Acquire) != fills => {
+                        let read = || folder.node(item.node.ino)?.ok_or(VfsError::NotFound);
+                        item.node = self.core.shown_node(folder, read)?;
+                    }
+                    None => {}
                 }
                 self.core.known.add(ino);
                 let ttl = ttl.min(self.core.ttl_since(folder, foreign));
@@ -134,9 +154,10 @@ impl Vfs {
                 taken += 1;
             }
             if last {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 
     /// Closes a directory.

@@ -1,7 +1,7 @@
 //! Open files and directories.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::core::Core;
 use super::inode::Pin;
@@ -47,6 +47,8 @@ pub(super) struct DirHandle {
     pub local: u64,
     /// In `.keg`: what it listed when it was opened.
     pub keg: Option<Vec<KegListed>>,
+    /// What has a cookie above this came after the directory was opened, or read from its beginning, and is not listed.
+    pub end: AtomicU64,
     /// How many names the last answer had room for: the next one asks for a few more than that.
     pub fits: AtomicUsize,
 }

@@ -258,18 +258,6 @@ impl Table {
         let state = inode.state.lock();
         Shown::of(&state)
     }
-
-    /// [`Table::shown`] of all inodes.
-    pub(super) fn all_shown(&self) -> HashMap<Ino, Shown> {
-        let mut shown = HashMap::new();
-        for inode in self.all() {
-            let state = inode.state.lock();
-            if let Some(now) = Shown::of(&state) {
-                shown.insert(inode.ino, now);
-            }
-        }
-        shown
-    }
 }
 
 #[cfg(test)]

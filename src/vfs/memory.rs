@@ -257,6 +257,13 @@ impl FolderSource for MemoryFolder {
         Ok(listed.collect())
     }
 
+    fn newest_cookie(&self, directory: u64) -> Result<u64, VfsError> {
+        let tree = self.tree.read();
+        let Some(directory) = tree.keg(directory) else { return Ok(0) };
+        let inside = tree.store.dentries().filter(|dentry| dentry.parent == directory);
+        Ok(inside.map(|dentry| dentry.cookie).max().unwrap_or_default())
+    }
+
     fn parent(&self, directory: u64) -> Result<u64, VfsError> {
         let tree = self.tree.read();
         let keg = tree.keg(directory).ok_or(VfsError::NotFound)?;

@@ -121,6 +121,9 @@ pub trait FolderSource: Send + Sync + 'static {
             |one: Listed| ListedName { name: one.name, cookie: one.cookie, ino: one.node.ino, kind: one.node.kind };
         Ok(self.list(directory, after, limit)?.into_iter().map(names).collect())
     }
+    /// Names that come into the directory from now on have cookies above this: where a listing that begins now ends, so
+    /// that it ends whatever is renamed meanwhile.
+    fn newest_cookie(&self, directory: u64) -> Result<u64, VfsError>;
     /// The directory that a directory is in; the root is in itself.
     fn parent(&self, directory: u64) -> Result<u64, VfsError>;
     /// Extents that meet `[offset, offset + len)`, ascending; gaps are holes.

@@ -360,6 +360,43 @@ fn a_listing_that_is_interrupted_by_removals_goes_on_and_can_go_back() {
 }
 
 #[test]
+fn a_listing_ends_while_names_are_renamed_and_shows_all_that_are_replaced() {
+    let alone = Alone::set_up();
+    // What ext4 shows, with the files of one directory renamed to another name and back as they are met, and the files of
+    // the other replaced, all of them, after the first was met.
+    let listed = |top: &Path| {
+        let (renamed, replaced) = (top.join("renamed"), top.join("replaced"));
+        // Long names: more of them than what one system call returns.
+        let name = |n: u32| format!("{n:0>200}");
+        for dir in [&renamed, &replaced] {
+            fs::create_dir(dir).unwrap();
+            (0..400).for_each(|n| fs::write(dir.join(name(n)), b"old").unwrap());
+        }
+        let mut names = [Vec::new(), Vec::new()];
+        for entry in fs::read_dir(&renamed).unwrap().take(4000) {
+            let path = entry.unwrap().path();
+            fs::rename(&path, renamed.join("aside")).unwrap();
+            fs::rename(renamed.join("aside"), &path).unwrap();
+            names[0].push(path.file_name().unwrap().to_owned());
+        }
+        for entry in fs::read_dir(&replaced).unwrap() {
+            if names[1].is_empty() {
+                for n in 0..400 {
+                    fs::write(top.join("new"), b"new").unwrap();
+                    fs::rename(top.join("new"), replaced.join(name(n))).unwrap();
+                }
+            }
+            names[1].push(entry.unwrap().file_name());
+        }
+        names.iter_mut().for_each(|names| names.sort());
+        names
+    };
+    let here = listed(&alone.mnt);
+    assert_eq!((here[0].len(), here[1].len()), (400, 400));
+    assert!(here == listed(&alone.local));
+}
+
+#[test]
 fn an_open_file_lives_through_renaming_replacing_and_unlinking() {
     let alone = Alone::set_up();
     let (a, b) = (alone.mnt.join("a"), alone.mnt.join("b"));

@@ -172,6 +172,84 @@ fn listing_goes_on_while_names_are_removed() {
     desk.vfs.rmdir(ROOT, b"d").unwrap();
 }
 
+/// What a listing with room for seven names at a time shows; `meanwhile` is done after each of them.
+fn list_in_parts(desk: &Desk, dir: Ino, plus: bool, mut meanwhile: impl FnMut(&[String])) -> Vec<String> {
+    let fh = desk.vfs.opendir(dir).unwrap();
+    let (mut seen, mut offset) = (Vec::new(), 0);
+    loop {
+        let (mut part, from) = (Vec::new(), offset);
+        let mut each = |entry: DirEntry<'_>| {
+            if part.len() == 7 {
+                return true;
+            }
+            offset = entry.cookie;
+            part.push(String::from_utf8_lossy(entry.name).into_owned());
+            false
+        };
+        desk.vfs.readdir(fh, from, &mut each, plus).unwrap();
+        if part.is_empty() {
+            desk.vfs.releasedir(fh);
+            return seen;
+        }
+        part.retain(|name| !name.starts_with('.'));
+        meanwhile(&part);
+        seen.extend(part);
+        assert!(seen.len() < 10_000, "the listing does not end");
+    }
+}
+
+#[test]
+fn a_listing_ends_while_every_name_in_it_is_renamed_and_named_back() {
+    for plus in [false, true] {
+        let desk = desk();
+        let dir = desk.vfs.mkdir(ROOT, b"d", 0o755, &CALLER).unwrap().attr.ino;
+        let names: Vec<_> = (0..200).map(|i| format!("{i:03}")).collect();
+        for name in &names {
+            desk.vfs.mknod(dir, name.as_bytes(), NodeKind::File, 0o644, 0, &CALLER).unwrap();
+        }
+        let mv = |from: &[u8], to: &[u8]| desk.vfs.rename(dir, from, dir, to, RenameMode::Replace).unwrap();
+        let seen = list_in_parts(&desk, dir, plus, |part| {
+            for name in part {
+                mv(name.as_bytes(), b"aside");
+                mv(b"aside", name.as_bytes());
+            }
+        });
+        assert_eq!(seen, names, "each name once");
+        // From the beginning again, on the same handle, everything is there.
+        let fh = desk.vfs.opendir(dir).unwrap();
+        desk.vfs.mknod(dir, b"new", NodeKind::File, 0o644, 0, &CALLER).unwrap();
+        let mut count = 0;
+        let mut each = |_: DirEntry<'_>| {
+            count += 1;
+            false
+        };
+        desk.vfs.readdir(fh, 0, &mut each, plus).unwrap();
+        assert_eq!(count, 203, "with . and .., and what came after the opening");
+    }
+}
+
+#[test]
+fn a_listing_shows_every_name_whose_file_is_replaced_or_exchanged_meanwhile() {
+    let desk = desk();
+    let dir = desk.vfs.mkdir(ROOT, b"d", 0o755, &CALLER).unwrap().attr.ino;
+    let names: Vec<_> = (0..100).map(|i| format!("{i:03}")).collect();
+    for name in &names {
+        desk.vfs.mknod(dir, name.as_bytes(), NodeKind::File, 0o644, 0, &CALLER).unwrap();
+    }
+    let mut begun = false;
+    let seen = list_in_parts(&desk, dir, true, |_| {
+        if !std::mem::replace(&mut begun, true) {
+            for name in &names {
+                // How editors save.
+                desk.vfs.mknod(dir, b"tmp", NodeKind::File, 0o644, 0, &CALLER).unwrap();
+                desk.vfs.rename(dir, b"tmp", dir, name.as_bytes(), RenameMode::Replace).unwrap();
+            }
+            desk.vfs.rename(dir, b"000", dir, b"099", RenameMode::Exchange).unwrap();
+        }
+    });
+    assert_eq!(seen, names, "each name once");
+}
+
 #[test]
 fn times_set_on_a_file_being_written_stay() {
     let desk = desk();

@@ -92,6 +92,10 @@ impl FolderSource for AsItWas {
         Ok(listed.into_iter().map(|one| Listed { name: one.name, cookie: one.cookie, node: one.node }).collect())
     }
 
+    fn newest_cookie(&self, _: u64) -> Result<u64, VfsError> {
+        Ok(u64::MAX)
+    }
+
     fn parent(&self, directory: u64) -> Result<u64, VfsError> {
         if directory == ROOT_INO {
             return Ok(ROOT_INO);
