@@ -2,6 +2,7 @@
 #![no_main]
 
 use arbitrary::Arbitrary;
+use kegfs::format::limits::SUITE;
 use kegfs::format::{BlobId, DeviceId, Extent, KegId, NodeKind, Op, OpKind};
 use kegfs::keg::{Context, MemStore, Store, apply};
 use libfuzzer_sys::fuzz_target;
@@ -14,6 +15,7 @@ struct Step {
     kegs: [u8; 3],
     names: [u8; 2],
     size: u16,
+    horizon: u8,
 }
 
 fn keg(number: u8) -> KegId {
@@ -23,12 +25,12 @@ fn keg(number: u8) -> KegId {
 fn operation(step: &Step, seq: u64) -> Op {
     let [first, second, third] = step.kegs.map(keg);
     let [name, new_name] = step.names.map(|name| vec![b'a' + name % 3]);
-    let kind = match step.what % 8 {
+    let kind = match step.what % 11 {
         0 | 1 => OpKind::Create {
             keg: KegId([step.kegs[0] % 7 + 1; 16]),
             parent: second,
             name,
-            kind: if step.what % 2 == 0 { NodeKind::File } else { NodeKind::Directory },
+            kind: if step.what % 11 == 0 { NodeKind::File } else { NodeKind::Directory },
             mode: 0o644,
             uid: 0,
             gid: 0,
@@ -44,8 +46,11 @@ fn operation(step: &Step, seq: u64) -> Op {
             new_parent: third,
             new_name,
             target: (step.size % 2 == 0).then_some(keg(step.size as u8)),
-            exchange: step.what % 8 == 5,
+            exchange: step.what % 11 == 5,
         },
+        6 => OpKind::SetXattr { keg: first, name, value: new_name },
+        7 => OpKind::RemoveXattr { keg: first, name },
+        8 => OpKind::SetAttr { keg: first, mode: Some(step.size % 0o10000), uid: None, gid: None, atime_ns: None, mtime_ns: None },
         _ => {
             let len = u32::from(step.size) + 1;
             let blob = BlobId([step.kegs[1]; 32]);
@@ -58,11 +63,15 @@ fn operation(step: &Step, seq: u64) -> Op {
 
 fuzz_target!(|steps: Vec<Step>| {
     let mut store = MemStore::default();
+    let mut horizon = 0;
     for (step, seq) in steps.iter().zip(1..) {
         let device = DeviceId([step.device.into(); 32]);
         let op = operation(step, seq);
+        // It never goes back.
+        horizon = u64::from(step.horizon).clamp(horizon, seq - 1);
+        let context = Context { seq, device, label: "someone's laptop".to_owned(), horizon, suite: SUITE };
         if op.check().is_ok() {
-            let Ok(_) = apply(&mut store, &Context { seq, device, label: "someone's laptop".to_owned() }, &op);
+            let Ok(_) = apply(&mut store, &context, &op);
         }
     }
     for node in store.nodes() {

@@ -20,12 +20,20 @@ pub struct Context {
     /// read everything. 0 for pending work, and for entries of suite 1. An author who means something from before puts it
     /// into the entry: see [`OpKind::Revive`].
     pub horizon: u64,
+    /// Suite of the entry; for pending work the one that it will be written in.
+    pub suite: u16,
 }
 
 impl Context {
     /// The stamp of changes made here.
     pub fn stamp(&self) -> Stamp {
         Stamp { seq: self.seq, device: self.device }
+    }
+
+    /// Attributes go with the version of the content that they were set to. Logs of suite 1 have been applied without
+    /// that: there, extended attributes went to the file whatever became of the content.
+    pub(super) fn parts_attributes(&self) -> bool {
+        self.suite >= 2
     }
 
     /// The node was removed before the horizon.
@@ -100,6 +108,7 @@ pub fn apply<S: Store>(store: &mut S, context: &Context, op: &Op) -> Result<Appl
             node.mtime_ns = mtime_ns.unwrap_or(node.mtime_ns);
             node.ctime_ns = op.at_ns;
             tree.store.put_node(node)?;
+            tree.store.note_attributes(&keg, context.stamp())?;
             Ok(Applied::Done)
         }
         OpKind::SetXattr { keg, name, value } => tree.xattr(keg, name, Some(value)),
@@ -155,6 +164,7 @@ impl<S: Store> Tree<'_, S> {
         node.ino = self.store.allocate()?;
         let (keg, cookie, directory) = (node.keg, node.ino, node.is_directory());
         self.store.put_node(node)?;
+        self.store.note_attributes(&keg, self.context.stamp())?;
         self.place(parent, name, keg, cookie, directory)
     }
 
@@ -176,6 +186,7 @@ impl<S: Store> Tree<'_, S> {
             self.store.note_content(&keg, stamp, size)?;
         }
         self.store.put_node(node)?;
+        self.store.note_attributes(&keg, stamp)?;
         let cookie = self.store.allocate()?;
         match self.place(parent, name, keg, cookie, directory)? {
             Applied::Renamed(name) => Ok(Applied::Renamed(name)),
@@ -324,11 +335,16 @@ impl<S: Store> Tree<'_, S> {
     }
 
     fn xattr(&mut self, keg: &KegId, name: &[u8], value: Option<&[u8]>) -> Result<Applied, S::Error> {
-        if self.store.node(keg)?.is_none() {
+        let keg = match self.context.parts_attributes() {
+            true => content::redirected(self.store, self.context, keg, self.base)?,
+            false => *keg,
+        };
+        if self.store.node(&keg)?.is_none() {
             return Ok(Applied::Nothing);
         }
-        self.store.set_xattr(keg, name, value)?;
-        self.touch(keg)?;
+        self.store.set_xattr(&keg, name, value)?;
+        self.store.note_attributes(&keg, self.context.stamp())?;
+        self.touch(&keg)?;
         Ok(Applied::Done)
     }
 

@@ -4,7 +4,7 @@ use crate::format::{Extent, KegId, NodeKind, Range};
 
 use super::apply::{Applied, Context, Tree};
 use super::conflict::sibling_id;
-use super::{Node, Redirect, Store};
+use super::{Attributes, Known, Node, Redirect, Store};
 
 /// One change of a file's content; see [`crate::format::OpKind::Content`].
 pub(super) struct Change<'a> {
@@ -51,7 +51,8 @@ impl<S: Store> Tree<'_, S> {
         Ok(applied)
     }
 
-    /// A new file beside `node` with the content that the author had before others changed it from `first_unseen` on.
+    /// A new file beside `node` with the content and the attributes that the author had before others changed the content
+    /// from `first_unseen` on.
     fn sibling(&mut self, node: &Node, first_unseen: u64) -> Result<Node, S::Error> {
         let device = self.context.device;
         let mut attempt = 0;
@@ -64,12 +65,22 @@ impl<S: Store> Tree<'_, S> {
         };
         let ino = self.store.allocate()?;
         let content = self.context.stamp();
-        let mut sibling = Node { keg, ino, nlink: 1, size: 0, allocated: 0, content, removed: None, ..node.clone() };
-        self.store.put_node(sibling.clone())?;
         // What the file was before the horizon is not there. Honest authors do not depend on it.
         let before = first_unseen.max(self.context.horizon + 1);
+        let Attributes { mode, uid, gid, atime_ns, xattrs } = self.store.known_attributes(Known {
+            keg: &node.keg,
+            before: if self.context.parts_attributes() { before } else { u64::MAX },
+            device: &device,
+            horizon: self.context.horizon,
+        })?;
+        let attributes = Node { mode, uid, gid, atime_ns, ..node.clone() };
+        let mut sibling = Node { keg, ino, nlink: 1, size: 0, allocated: 0, content, removed: None, ..attributes };
+        self.store.put_node(sibling.clone())?;
         (sibling.size, sibling.allocated) = self.store.copy_content_before(&node.keg, before, &keg)?;
-        self.store.copy_xattrs(&node.keg, &keg)?;
+        for (name, value) in &xattrs {
+            self.store.set_xattr(&keg, name, Some(value))?;
+        }
+        self.store.note_attributes(&keg, content)?;
         // The file has a name: a removed one was restored before. Should a store disagree, the root takes the sibling.
         // Cookies are local: among several names all replicas choose the one that was placed first.
         let names = self.store.dentries_of(&node.keg)?.into_iter();

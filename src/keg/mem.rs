@@ -1,11 +1,11 @@
-//! The reference store: plain maps, whole history of contents, nothing clever.
+//! The reference store: plain maps, whole history of contents and attributes, nothing clever.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use crate::format::{DeviceId, Extent, KegId};
 
-use super::{ContentVersion, Dentry, Node, ROOT_INO, Redirect, Stamp, Store};
+use super::{Attributes, ContentVersion, Dentry, Known, Node, ROOT_INO, Redirect, Stamp, Store};
 
 /// A tree in memory. Two of them that saw the same operations are equal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub struct MemStore {
     nodes: BTreeMap<KegId, Node>,
     dentries: BTreeMap<(KegId, Vec<u8>), Dentry>,
     xattrs: BTreeMap<(KegId, Vec<u8>), Vec<u8>>,
+    /// After each change so far.
+    attributes: BTreeMap<KegId, Vec<(Stamp, Attributes)>>,
     contents: BTreeMap<KegId, Content>,
     redirects: BTreeMap<(DeviceId, KegId), Redirect>,
     folder_name: Option<String>,
@@ -33,6 +35,7 @@ impl Default for MemStore {
             nodes: BTreeMap::from([(root.keg, root)]),
             dentries: BTreeMap::new(),
             xattrs: BTreeMap::new(),
+            attributes: BTreeMap::new(),
             contents: BTreeMap::new(),
             redirects: BTreeMap::new(),
             folder_name: None,
@@ -67,6 +70,11 @@ impl MemStore {
     pub fn xattrs(&self, keg: &KegId) -> Vec<(Vec<u8>, Vec<u8>)> {
         let of_keg = self.xattrs.iter().filter(|((owner, _), _)| owner == keg);
         of_keg.map(|((_, name), value)| (name.clone(), value.clone())).collect()
+    }
+
+    fn attributes_now(&self, keg: &KegId) -> Option<Attributes> {
+        let node = self.nodes.get(keg)?;
+        Some(Attributes::of(node, self.xattrs(keg).into_iter().collect()))
     }
 
     /// The folder's name, once it has one.
@@ -125,11 +133,32 @@ impl Store for MemStore {
         Ok(())
     }
 
-    fn copy_xattrs(&mut self, from: &KegId, to: &KegId) -> Result<(), Infallible> {
-        for (name, value) in self.xattrs(from) {
-            self.xattrs.insert((*to, name), value);
+    fn note_attributes(&mut self, keg: &KegId, stamp: Stamp) -> Result<(), Infallible> {
+        let Some(now) = self.attributes_now(keg) else { return Ok(()) };
+        let versions = self.attributes.entry(*keg).or_default();
+        if versions.last().is_some_and(|(last, _)| *last == stamp) {
+            versions.pop();
         }
+        versions.push((stamp, now));
         Ok(())
+    }
+
+    fn known_attributes(&self, known: Known<'_>) -> Result<Attributes, Infallible> {
+        let versions = self.attributes.get(known.keg).map(Vec::as_slice).unwrap_or_default();
+        let (earlier, later) = versions.split_at(versions.partition_point(|(stamp, _)| stamp.seq < known.before));
+        let Some((_, first)) = earlier.last() else {
+            return Ok(self
+                .attributes_now(known.keg)
+                .unwrap_or_else(|| Attributes::of(&Node::root(), BTreeMap::new())));
+        };
+        let (mut attributes, mut before) = (first.clone(), first);
+        for (stamp, after) in later {
+            if stamp.device == *known.device {
+                attributes.take_changes(before, after);
+            }
+            before = after;
+        }
+        Ok(attributes)
     }
 
     fn clear_range(&mut self, keg: &KegId, from: u64, to: u64) -> Result<u64, Infallible> {
@@ -180,6 +209,7 @@ impl Store for MemStore {
 
     fn forget(&mut self, keg: &KegId) -> Result<(), Infallible> {
         self.contents.remove(keg);
+        self.attributes.remove(keg);
         self.xattrs.retain(|(owner, _), _| owner != keg);
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! database, no key and no network; it works over any [`Store`], of which [`MemStore`] is the reference.
 
 mod apply;
+mod attributes;
 mod conflict;
 mod content;
 mod mem;
@@ -13,6 +14,7 @@ pub mod retention;
 mod store;
 
 pub use apply::{Applied, Context, apply};
+pub use attributes::{Attributes, Known};
 pub use conflict::{conflict_name, split_extension};
 pub use mem::MemStore;
 pub(crate) use mem::data_in;

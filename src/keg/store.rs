@@ -2,7 +2,7 @@
 
 use crate::format::{DeviceId, Extent, KegId};
 
-use super::{Dentry, Node, Redirect, Stamp};
+use super::{Attributes, Dentry, Known, Node, Redirect, Stamp};
 
 /// A tree of kegs. Implementations: [`super::MemStore`], the replica's database, the replica's overlay of pending work.
 ///
@@ -31,8 +31,11 @@ pub trait Store {
 
     /// Sets (`Some`) or removes (`None`) an extended attribute.
     fn set_xattr(&mut self, keg: &KegId, name: &[u8], value: Option<&[u8]>) -> Result<(), Self::Error>;
-    /// Copies all extended attributes.
-    fn copy_xattrs(&mut self, from: &KegId, to: &KegId) -> Result<(), Self::Error>;
+    /// Records that attributes, extended ones included, may have changed.
+    fn note_attributes(&mut self, keg: &KegId, stamp: Stamp) -> Result<(), Self::Error>;
+    /// The attributes that an author knew; see [`Known`]. Of a file that was not there before that position, or was
+    /// removed up to the horizon: those that it has.
+    fn known_attributes(&self, known: Known<'_>) -> Result<Attributes, Self::Error>;
 
     /// Makes `[from, to)` of the file a hole: extents inside vanish, those at the edges are cut with [`Extent::clip`].
     /// Returns how many bytes of data were there.

@@ -4,6 +4,7 @@
 
 use proptest::prelude::*;
 
+use crate::format::limits::SUITE;
 use crate::format::{BlobId, DeviceId, Extent, KegId, NodeKind, Op, OpKind};
 
 use super::{Applied, Context, MemStore, PENDING_SEQ, Store, apply};
@@ -18,7 +19,7 @@ fn keg(number: u8) -> KegId {
 
 fn context(seq: u64, device: DeviceId) -> Context {
     let label = if device == ALICE { "alice's laptop" } else { "bob's desk" };
-    Context { seq, device, label: label.to_owned(), horizon: 0 }
+    Context { seq, device, label: label.to_owned(), horizon: 0, suite: SUITE }
 }
 
 fn op(base: u64, kind: OpKind) -> Op {
@@ -53,6 +54,14 @@ fn overwrite(id: KegId, blob: u32) -> OpKind {
         size: 10,
         mtime_ns: AT,
     }
+}
+
+fn set_xattr(keg: KegId, value: u32) -> OpKind {
+    OpKind::SetXattr { keg, name: "tag".into(), value: value.to_be_bytes().into() }
+}
+
+fn set_mode(keg: KegId, mode: u16) -> OpKind {
+    OpKind::SetAttr { keg, mode: Some(mode), uid: None, gid: None, atime_ns: None, mtime_ns: None }
 }
 
 fn unlink(id: u8, parent: KegId, name: &str) -> OpKind {
@@ -129,6 +138,75 @@ fn a_sibling_keeps_the_ranges_that_its_author_had_seen() {
     let blobs: Vec<_> = store.extents(&sibling).iter().map(|extent| extent.blob).collect();
     assert_eq!(blobs, [1, 2, 3].map(|blob| extent(0, 10, blob).blob));
     assert_eq!(store.node(&sibling).unwrap().unwrap().size, 30);
+}
+
+/// Blob, mode and the attribute `tag` of what has the name.
+fn version(store: &MemStore, name: &str) -> (BlobId, u16, Vec<u8>) {
+    let keg = store.dentry(&KegId::ROOT, name.as_bytes()).unwrap().unwrap().keg;
+    let tag = store.xattrs(&keg).into_iter().find(|(name, _)| name == b"tag").map(|(_, value)| value);
+    (blob_at(store, name)[0], store.node(&keg).unwrap().unwrap().mode, tag.unwrap_or_default())
+}
+
+fn tagged(blob: u32, mode: u16) -> (BlobId, u16, Vec<u8>) {
+    (extent(0, 10, blob).blob, mode, blob.to_be_bytes().into())
+}
+
+#[test]
+fn attributes_stay_with_the_version_that_they_were_set_to() {
+    let (store, _) = play(&[
+        (ALICE, 0, file(1, "f")),
+        (BOB, 1, overwrite(keg(1), 200)),
+        (BOB, 1, set_xattr(keg(1), 200)),
+        (BOB, 1, set_mode(keg(1), 0o640)),
+        (ALICE, 1, overwrite(keg(1), 300)),
+        (ALICE, 1, set_xattr(keg(1), 300)),
+        (ALICE, 1, set_mode(keg(1), 0o600)),
+    ]);
+    assert_eq!(version(&store, "f"), tagged(200, 0o640));
+    assert_eq!(version(&store, "f (conflict, alice's laptop, 2026-11-23 15.04)"), tagged(300, 0o600));
+}
+
+#[test]
+fn a_sibling_has_the_attributes_that_its_author_knew_and_set_and_none_of_the_other_version() {
+    let (store, _) = play(&[
+        (ALICE, 0, file(1, "f")),
+        (ALICE, 0, set_xattr(keg(1), 1)),
+        (ALICE, 0, OpKind::SetXattr { keg: keg(1), name: "mine".into(), value: "before".into() }),
+        (BOB, 3, overwrite(keg(1), 200)),
+        (BOB, 3, OpKind::RemoveXattr { keg: keg(1), name: "tag".into() }),
+        (BOB, 3, OpKind::SetXattr { keg: keg(1), name: "list".into(), value: "bob's".into() }),
+        (BOB, 3, set_mode(keg(1), 0o640)),
+        // Set before the content is sent, while the file is open.
+        (ALICE, 3, OpKind::SetXattr { keg: keg(1), name: "mine".into(), value: "set".into() }),
+        (BOB, 3, OpKind::SetXattr { keg: keg(1), name: "mine".into(), value: "bob's".into() }),
+        (ALICE, 3, overwrite(keg(1), 300)),
+        (ALICE, 3, OpKind::RemoveXattr { keg: keg(1), name: "list".into() }),
+    ]);
+    let of = |name: &str| store.xattrs(&store.dentry(&KegId::ROOT, name.as_bytes()).unwrap().unwrap().keg);
+    let pair = |name: &str, value: &[u8]| (name.as_bytes().to_vec(), value.to_vec());
+    assert_eq!(of("f"), [pair("list", b"bob's"), pair("mine", b"bob's")]);
+    let name = "f (conflict, alice's laptop, 2026-11-23 15.04)";
+    assert_eq!(of(name), [pair("mine", b"set"), pair("tag", &1u32.to_be_bytes())]);
+    assert_eq!((version(&store, "f").1, version(&store, name).1), (0o640, 0o644));
+}
+
+#[test]
+fn logs_of_suite_1_are_applied_as_ever() {
+    let log = [
+        (ALICE, 0, file(1, "f")),
+        (BOB, 1, overwrite(keg(1), 200)),
+        (BOB, 1, set_xattr(keg(1), 200)),
+        (ALICE, 1, overwrite(keg(1), 300)),
+        (ALICE, 1, set_xattr(keg(1), 300)),
+    ];
+    let mut store = MemStore::default();
+    for ((device, base, kind), seq) in log.into_iter().zip(1..) {
+        let context = Context { suite: 1, ..context(seq, device) };
+        apply(&mut store, &context, &op(base, kind)).unwrap();
+    }
+    let name = "f (conflict, alice's laptop, 2026-11-23 15.04)";
+    let tag = |blob: u32, tag: u32| (extent(0, 10, blob).blob, 0o644, tag.to_be_bytes().to_vec());
+    assert_eq!((version(&store, "f"), version(&store, name)), (tag(200, 300), tag(300, 200)));
 }
 
 #[test]
@@ -424,7 +502,11 @@ impl Member {
                 }
             }
         };
-        self.pending.push(Op { at_ns: AT + i64::from(fresh), ..op(self.seen, kind) });
+        let mut kinds = vec![kind];
+        if let OpKind::Content { keg, .. } = kinds[0] {
+            kinds.extend([set_xattr(keg, fresh), set_mode(keg, (fresh % 512) as u16)]);
+        }
+        self.pending.extend(kinds.into_iter().map(|kind| Op { at_ns: AT + i64::from(fresh), ..op(self.seen, kind) }));
     }
 }
 
@@ -540,6 +622,21 @@ proptest! {
         }
     }
 
+    /// Every version of a file has the attributes that were set to it.
+    #[test]
+    fn attributes_stay_with_their_content(actions in prop::collection::vec((0u8..3, 0u8..10, 0u8..12), 1..60)) {
+        let (members, _) = simulate(&actions);
+        let store = &members[0].confirmed;
+        for node in store.nodes() {
+            if let Some(extent) = store.extents(&node.keg).first() {
+                let blob = extent.blob.0[..4].to_vec();
+                let number = u32::from_be_bytes([blob[0], blob[1], blob[2], blob[3]]);
+                prop_assert_eq!(u32::from(node.mode), number % 512);
+                prop_assert_eq!(store.xattrs(&node.keg), [(b"tag".to_vec(), blob)]);
+            }
+        }
+    }
+
     /// The tree stays a tree, whatever honest members do.
     #[test]
     fn the_tree_stays_a_tree(actions in prop::collection::vec((0u8..3, 0u8..10, 0u8..12), 1..60)) {
@@ -567,9 +664,9 @@ type Step = (bool, u8, u8, [u8; 3], [u8; 2], u16);
 fn operation(&(_, base, what, kegs, names, size): &Step, seq: u64) -> Op {
     let [first, second, third] = kegs.map(|number| keg(number % 8));
     let [name, new_name] = names.map(|name| vec![b'a' + name % 3]);
-    let kind = match what % 8 {
+    let kind = match what % 11 {
         0 | 1 => {
-            let kind = if what % 8 == 0 { NodeKind::File } else { NodeKind::Directory };
+            let kind = if what % 11 == 0 { NodeKind::File } else { NodeKind::Directory };
             let (keg, mode, target) = (keg(kegs[0] % 7 + 1), 0o644, vec![]);
             OpKind::Create { keg, parent: second, name, kind, mode, uid: 0, gid: 0, rdev: 0, target }
         }
@@ -577,9 +674,12 @@ fn operation(&(_, base, what, kegs, names, size): &Step, seq: u64) -> Op {
         3 => OpKind::Unlink { keg: first, parent: second, name },
         4 | 5 => {
             let target = (size % 2 == 0).then(|| keg((size / 2 % 8) as u8));
-            let exchange = what % 8 == 5;
+            let exchange = what % 11 == 5;
             OpKind::Rename { keg: first, parent: second, name, new_parent: third, new_name, target, exchange }
         }
+        6 => OpKind::SetXattr { keg: first, name, value: new_name },
+        7 => OpKind::RemoveXattr { keg: first, name },
+        8 => set_mode(first, size % 0o10000),
         _ => {
             let part = extent(u64::from(base) * 100, u32::from(size) + 1, u32::from(kegs[1]));
             let (truncate, end) = (Some(u64::from(size)), part.end());

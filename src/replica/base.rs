@@ -7,7 +7,7 @@
 //!
 //! Must not know of pending work.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,7 +24,7 @@ use super::rows::{self, Devices, NameRow, NodeRow};
 use super::types::{NameEntry, Xattr};
 use crate::format::limits::{CHUNK_MAX_BYTES, NAME_MAX_BYTES};
 use crate::format::{DeviceId, Extent, KegId};
-use crate::keg::{ContentVersion, Dentry, Redirect, Stamp};
+use crate::keg::{Attributes, ContentVersion, Dentry, Known, Redirect, Stamp};
 
 /// Nodes and names kept in memory, each. About 450 and 250 bytes: 45 MB at most together, for the tree that a build or
 /// an `ls -lR` goes through again and again.
@@ -367,6 +367,36 @@ impl Base<'_> {
         })
     }
 
+    /// The attributes that an author knew of the file, as far as they are in the log; `None` where it was not there, or
+    /// had been removed up to the horizon.
+    pub(super) fn known_attributes(&self, ino: u64, known: &Known<'_>) -> Result<Option<Attributes>, ReplicaError> {
+        let own = self.cache.devices.known(known.device).unwrap_or(-1);
+        let ino = ino.cast_signed();
+        let seq = |seq: u64| i64::try_from(seq).unwrap_or(i64::MAX);
+        self.sql(|conn| {
+            let before = seq(known.before.saturating_sub(1));
+            let Some((mut attributes, removed)) = attributes_at(conn, ino, before)? else { return Ok(None) };
+            if removed.is_some_and(|removed| removed <= seq(known.horizon)) {
+                return Ok(None);
+            }
+            // Who changes an attribute changes the node's row.
+            let mut own_entries = conn.prepare_cached(
+                "SELECT r.seq FROM (SELECT from_seq AS seq FROM node_past WHERE ino = ?1 AND from_seq > ?2
+                                    UNION ALL SELECT seq FROM node WHERE ino = ?1 AND seq > ?2) r
+                 JOIN log l ON l.seq = r.seq WHERE l.device = ?3 ORDER BY r.seq",
+            )?;
+            let entries = own_entries.query_map([ino, before, own], |row| row.get::<_, i64>(0))?;
+            for entry in entries.collect::<rusqlite::Result<Vec<_>>>()? {
+                if let (Some((before, _)), Some((after, _))) =
+                    (attributes_at(conn, ino, entry - 1)?, attributes_at(conn, ino, entry)?)
+                {
+                    attributes.take_changes(&before, &after);
+                }
+            }
+            Ok(Some(attributes))
+        })
+    }
+
     /// Extended attributes of the keg, ascending by name.
     pub(super) fn xattrs(&self, ino: u64) -> Result<Vec<Xattr>, ReplicaError> {
         self.sql(|conn| {
@@ -389,6 +419,26 @@ impl Base<'_> {
         let redirects = self.cache.redirects.read();
         if redirects.is_empty() { None } else { redirects.get(&(*device, *keg)).copied() }
     }
+}
+
+/// The attributes of a node just after position `seq`, and where it had been removed by then.
+fn attributes_at(conn: &Connection, ino: i64, seq: i64) -> rusqlite::Result<Option<(Attributes, Option<i64>)>> {
+    let mut node = conn.prepare_cached(
+        "SELECT mode, uid, gid, atime_ns, removed_seq FROM node WHERE ino = ?1 AND seq <= ?2 UNION ALL
+         SELECT mode, uid, gid, atime_ns, removed_seq FROM node_past WHERE ino = ?1 AND from_seq <= ?2 AND to_seq > ?2",
+    )?;
+    let found = node.query_row([ino, seq], |row| {
+        let (mode, uid, gid, atime_ns) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+        Ok((Attributes { mode, uid, gid, atime_ns, xattrs: BTreeMap::new() }, row.get(4)?))
+    });
+    let Some((mut attributes, removed)) = found.optional()? else { return Ok(None) };
+    let mut xattrs = conn.prepare_cached(
+        "SELECT name, value FROM xattr WHERE ino = ?1 AND seq <= ?2 UNION ALL
+         SELECT name, value FROM xattr_past WHERE ino = ?1 AND from_seq <= ?2 AND to_seq > ?2",
+    )?;
+    let found = xattrs.query_map([ino, seq], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    attributes.xattrs = found.collect::<rusqlite::Result<_>>()?;
+    Ok(Some((attributes, removed)))
 }
 
 /// A name of the model.

@@ -70,7 +70,7 @@ fn log(entries: &[Entry]) -> (Vec<Confirmed>, Vec<u64>) {
         let device = [ALICE, BOB, CAROL][index];
         counters[index] += 1;
         let horizon = *starts.last().unwrap();
-        let context = Context { seq, device, label: label(&device), horizon };
+        let context = Context { seq, device, label: label(&device), horizon, suite: limits::SUITE };
         let mut ops = Vec::new();
         for (any, age) in anys.iter().filter(|_| !begins) {
             let kind = act(any, &store, &mut fresh);

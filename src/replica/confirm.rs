@@ -152,8 +152,8 @@ impl Shared {
             let mut as_seen = true;
             if let Some(batch) = &entry.batch {
                 let device = entry.envelope.device;
-                let context =
-                    Context { seq: entry.head.seq, device, label: entry.label.clone(), horizon: entry.horizon };
+                let (label, suite) = (entry.label.clone(), entry.envelope.suite);
+                let context = Context { seq: entry.head.seq, device, label, horizon: entry.horizon, suite };
                 let mut watch = Watch::begin(writer, &base, entry)?;
                 for op in &batch.ops {
                     let mut layer = Layer {

@@ -11,7 +11,7 @@ use super::base::{self, Base};
 use super::overlay::{Named, Overlay};
 use super::types::Xattr;
 use crate::format::{DeviceId, Extent, KegId};
-use crate::keg::{self, Dentry, Node, Redirect, Stamp, Store};
+use crate::keg::{self, Attributes, Dentry, Known, Node, Redirect, Stamp, Store};
 
 /// Gives rows that come into being the numbers that the mount already knows them by.
 pub(super) trait Adopt {
@@ -208,11 +208,23 @@ impl Store for Layer<'_> {
         Ok(())
     }
 
-    fn copy_xattrs(&mut self, from: &KegId, to: &KegId) -> Result<(), ReplicaError> {
-        for (name, value) in self.xattrs(from)? {
-            self.set_xattr(to, &name, Some(&value))?;
-        }
+    fn note_attributes(&mut self, _: &KegId, _: Stamp) -> Result<(), ReplicaError> {
+        // The rows that an entry changed are kept as they were before.
         Ok(())
+    }
+
+    fn known_attributes(&self, known: Known<'_>) -> Result<Attributes, ReplicaError> {
+        let of = |node: &Node, xattrs: Vec<Xattr>| Attributes::of(node, xattrs.into_iter().collect());
+        let now = self.node(known.keg)?.unwrap_or_else(Node::root);
+        let now = of(&now, self.xattrs(known.keg)?);
+        let stored = match self.base_node(known.keg)? {
+            Some(row) if !self.overlay.forgotten.contains(known.keg) => row,
+            _ => return Ok(now),
+        };
+        let Some(mut attributes) = self.base.known_attributes(stored.node.ino, &known)? else { return Ok(now) };
+        // What lies in an overlay is by one device, the one that asks: see the callers of `apply` in this room.
+        attributes.take_changes(&of(&stored.node, self.base.xattrs(stored.node.ino)?), &now);
+        Ok(attributes)
     }
 
     fn clear_range(&mut self, keg: &KegId, from: u64, to: u64) -> Result<u64, ReplicaError> {

@@ -59,11 +59,11 @@ pub(super) fn operation(&(what, kegs, names, numbers): &Any, fresh: &mut u32, kn
     let [first, second, third] = kegs.map(pick);
     let [name, new_name] = names.map(|name| vec![b'a' + name % 4]);
     let [a, b] = numbers;
-    match what % 13 {
+    match what % 14 {
         12 => OpKind::Restore { keg: first, parent: second, name },
         0..=2 => {
             *fresh += 1;
-            let kind = [NodeKind::File, NodeKind::Directory, NodeKind::File][usize::from(what % 3)];
+            let kind = [NodeKind::File, NodeKind::Directory, NodeKind::File][usize::from(what % 14)];
             create(keg(*fresh), second, &name, kind)
         }
         3 => OpKind::Link { keg: first, parent: second, name },
@@ -74,6 +74,10 @@ pub(super) fn operation(&(what, kegs, names, numbers): &Any, fresh: &mut u32, kn
             OpKind::Rename { keg: first, parent: second, name, new_parent: third, new_name, target, exchange }
         }
         7 => mtime(first, i64::from(a)),
+        13 => {
+            let (mode, uid) = (Some(a % 0o10000), (b % 2 == 0).then(|| u32::from(b % 8)));
+            OpKind::SetAttr { keg: first, mode, uid, gid: None, atime_ns: Some(i64::from(b % 3)), mtime_ns: None }
+        }
         8 => OpKind::SetXattr { keg: first, name, value: vec![a as u8] },
         9 => OpKind::RemoveXattr { keg: first, name },
         _ => {
@@ -109,7 +113,8 @@ struct Model {
 impl Model {
     fn view(&self) -> MemStore {
         let mut view = self.confirmed.clone();
-        let context = Context { seq: PENDING_SEQ, device: ALICE, label: label(&ALICE), horizon: 0 };
+        let context =
+            Context { seq: PENDING_SEQ, device: ALICE, label: label(&ALICE), horizon: 0, suite: limits::SUITE };
         for (_, op) in &self.pending {
             keg::apply(&mut view, &context, op).unwrap();
         }
@@ -215,8 +220,8 @@ impl Model {
                 self.applied += 1;
                 let Some(batch) = &entry.batch else { continue };
                 let device = entry.envelope.device;
-                let context =
-                    Context { seq: entry.head.seq, device, label: entry.label.clone(), horizon: entry.horizon };
+                let (label, suite) = (entry.label.clone(), entry.envelope.suite);
+                let context = Context { seq: entry.head.seq, device, label, horizon: entry.horizon, suite };
                 for op in &batch.ops {
                     keg::apply(&mut self.confirmed, &context, op).unwrap();
                 }

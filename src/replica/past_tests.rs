@@ -21,7 +21,7 @@ fn write_history(replica: &Replica, entries: &[Vec<(Any, u8)>]) -> Vec<MemStore>
         let device = if seq % 3 == 0 { ALICE } else { BOB };
         let counter = if seq % 3 == 0 { seq / 3 } else { seq - seq / 3 };
         let entry = confirmed(seq, device, counter, Some(ops));
-        let context = Context { seq, device, label: label(&device), horizon: 0 };
+        let context = Context { seq, device, label: label(&device), horizon: 0, suite: crate::format::limits::SUITE };
         for op in &entry.batch.as_ref().unwrap().ops {
             keg::apply(&mut model, &context, op).unwrap();
         }

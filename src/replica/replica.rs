@@ -24,6 +24,7 @@ use super::types::{Change, OpenParams, Pending, PendingCounts, Slot, StagedEntry
 use super::view::View;
 use super::{ReplicaError, schema};
 use crate::crypto::Key;
+use crate::format::limits::SUITE;
 use crate::format::{ChainHash, DeviceId, EntryHash, Head, KegId, Op, OpKind};
 use crate::keg::{Applied, Context, Node, PENDING_SEQ, ROOT_INO};
 use crate::sys::{files, threads};
@@ -124,7 +125,8 @@ impl Replica {
             queue: Queue::new(first),
             closed: false,
         };
-        let context = Context { seq: PENDING_SEQ, device: params.device, label: params.label.clone(), horizon: 0 };
+        let (device, label) = (params.device, params.label.clone());
+        let context = Context { seq: PENDING_SEQ, device, label, horizon: 0, suite: SUITE };
         let shared = Arc::new(Shared {
             params,
             dir: dir.to_owned(),

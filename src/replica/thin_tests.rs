@@ -105,7 +105,7 @@ proptest! {
                 Event::Entry(anys) => {
                     let ops = operations(seq, anys, &mut fresh);
                     let device = if seq % 2 == 0 { CAROL } else { BOB };
-                    let context = Context { seq, device, label: label(&device), horizon: thinned };
+                    let context = Context { seq, device, label: label(&device), horizon: thinned, suite: limits::SUITE };
                     for op in &ops {
                         keg::apply(&mut model, &context, op).unwrap();
                     }

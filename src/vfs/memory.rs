@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use crate::format::limits::SUITE;
 use crate::format::{BlobId, DbId, DeviceId, Extent, KegId, LockSet, LockSpan, Op, OpKind, Role};
 use crate::keg::{self, Context, MemStore, Node, Store};
 
@@ -209,7 +210,7 @@ impl MemoryFolder {
     fn apply(&self, device: DeviceId, label: &str, op: &Op) {
         let mut tree = self.tree.write();
         tree.head += 1;
-        let context = Context { seq: tree.head, device, label: label.to_owned(), horizon: 0 };
+        let context = Context { seq: tree.head, device, label: label.to_owned(), horizon: 0, suite: SUITE };
         sure(keg::apply(&mut tree.store, &context, op));
         if let OpKind::Create { keg, .. } = &op.kind
             && let Some(node) = sure(tree.store.node(keg))
