@@ -30,9 +30,9 @@ impl Context {
         Stamp { seq: self.seq, device: self.device }
     }
 
-    /// Attributes go with the version of the content that they were set to. Logs of suite 1 have been applied without
-    /// that: there, extended attributes went to the file whatever became of the content.
-    pub(super) fn parts_attributes(&self) -> bool {
+    /// What an author goes on doing to a version that lost is for that version: extended attributes too, and where it has
+    /// lost again. Logs of suite 1 have been applied without that.
+    pub(super) fn parts_versions(&self) -> bool {
         self.suite >= 2
     }
 
@@ -335,7 +335,7 @@ impl<S: Store> Tree<'_, S> {
     }
 
     fn xattr(&mut self, keg: &KegId, name: &[u8], value: Option<&[u8]>) -> Result<Applied, S::Error> {
-        let keg = match self.context.parts_attributes() {
+        let keg = match self.context.parts_versions() {
             true => content::redirected(self.store, self.context, keg, self.base)?,
             false => *keg,
         };

@@ -15,12 +15,18 @@ pub(super) struct Change<'a> {
     pub mtime_ns: i64,
 }
 
-/// The keg that the author's operation on `keg` is for: the conflict sibling while the author had not seen the conflict.
+/// The keg that the author's operation on `keg` is for: the conflict sibling while the author had not seen the conflict,
+/// and that one's own where it has lost too.
 pub(super) fn redirected<S: Store>(store: &S, context: &Context, keg: &KegId, base: u64) -> Result<KegId, S::Error> {
-    match store.redirect(&context.device, keg)? {
-        Some(redirect) if base < redirect.seq => Ok(redirect.to),
-        _ => Ok(*keg),
+    let mut keg = *keg;
+    // Ends: a sibling is younger than what it is of.
+    while let Some(redirect) = store.redirect(&context.device, &keg)?.filter(|redirect| base < redirect.seq) {
+        keg = redirect.to;
+        if !context.parts_versions() {
+            break;
+        }
     }
+    Ok(keg)
 }
 
 impl<S: Store> Tree<'_, S> {
@@ -69,7 +75,7 @@ impl<S: Store> Tree<'_, S> {
         let before = first_unseen.max(self.context.horizon + 1);
         let Attributes { mode, uid, gid, atime_ns, xattrs } = self.store.known_attributes(Known {
             keg: &node.keg,
-            before: if self.context.parts_attributes() { before } else { u64::MAX },
+            before: if self.context.parts_versions() { before } else { u64::MAX },
             device: &device,
             horizon: self.context.horizon,
         })?;

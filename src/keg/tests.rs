@@ -191,6 +191,27 @@ fn a_sibling_has_the_attributes_that_its_author_knew_and_set_and_none_of_the_oth
 }
 
 #[test]
+fn a_version_that_lost_twice_is_one_file_however_often_its_author_saves_it() {
+    let sibling = super::conflict::sibling_id(&keg(1), &ALICE, AT, 1);
+    let (store, applied) = play(&[
+        (ALICE, 0, file(1, "f")),
+        (BOB, 1, overwrite(keg(1), 200)),
+        (ALICE, 1, overwrite(keg(1), 300)),
+        (BOB, 3, overwrite(sibling, 201)),
+        (ALICE, 1, overwrite(keg(1), 301)),
+        (ALICE, 1, set_xattr(keg(1), 302)),
+        (ALICE, 1, overwrite(keg(1), 302)),
+    ]);
+    let Applied::Sibling(second) = applied[4] else { panic!("{:?}", applied[4]) };
+    assert_eq!(applied[6], Applied::Done);
+    let blob = |keg: KegId| store.extents(&keg).iter().map(|extent| extent.blob).collect::<Vec<_>>();
+    let [bobs, siblings, mine] = [keg(1), sibling, second].map(blob);
+    assert_eq!([bobs, siblings, mine], [200, 201, 302].map(|blob| vec![extent(0, 10, blob).blob]));
+    let tags = [keg(1), sibling, second].map(|keg| store.xattrs(&keg).len());
+    assert_eq!((tags, names(&store, KegId::ROOT).len()), ([0, 0, 1], 3));
+}
+
+#[test]
 fn logs_of_suite_1_are_applied_as_ever() {
     let log = [
         (ALICE, 0, file(1, "f")),
@@ -303,6 +324,20 @@ fn a_removal_that_the_author_saw_fail_does_not_take_what_was_written_afterwards(
         play(&[(ALICE, 0, file(1, "f")), (ALICE, 0, unlink(1, KegId::ROOT, "f")), (ALICE, 0, overwrite(keg(1), 7))]);
     assert_eq!(applied[2], Applied::Restored);
     assert_eq!(blob_at(&store, "f"), [extent(0, 10, 7).blob]);
+}
+
+#[test]
+fn of_two_who_rename_one_file_the_earlier_gives_it_its_name() {
+    let (store, applied) = play(&[
+        (ALICE, 0, file(1, "f")),
+        (ALICE, 0, directory(2, "d")),
+        (BOB, 2, rename(1, "f", KegId::ROOT, "h", None)),
+        (BOB, 2, rename(2, "d", KegId::ROOT, "e", None)),
+        (ALICE, 2, rename(1, "f", KegId::ROOT, "g", None)),
+        (ALICE, 2, rename(2, "d", KegId::ROOT, "c", None)),
+    ]);
+    assert_eq!(applied[4..], [Applied::Nothing, Applied::Nothing]);
+    assert_eq!(names(&store, KegId::ROOT), ["e", "h"]);
 }
 
 #[test]

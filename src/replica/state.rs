@@ -261,6 +261,10 @@ impl State {
             self.overlay.put_node(there, number, || Ok::<_, ReplicaError>(None))?;
         }
         let applied = self.apply(tools, op, number, &super::layer::Fresh, None)?;
+        if matches!(applied, Applied::Sibling(_)) {
+            // What was done to the file since is for that version.
+            return self.rebuild(tools).map(drop);
+        }
         self.note(number, &applied);
         if let Some(after) = self.overlay.nodes.get(keg).map(|row| row.node.clone()) {
             let ctime_ns = before.map_or(after.ctime_ns, |before| before.ctime_ns.max(after.ctime_ns));

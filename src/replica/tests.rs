@@ -54,6 +54,28 @@ fn content_that_is_sealed_late_leaves_later_times_and_removals_alone() {
 }
 
 #[test]
+fn attributes_set_while_a_content_that_loses_is_sealed_show_at_its_version() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    replica.apply(&[confirmed(1, BOB, 1, Some(vec![op(0, file(keg(1), "f"))]))], None).unwrap();
+    let slot = replica.reserve(keg(1)).unwrap();
+    let theirs = vec![op(1, content(keg(1), vec![extent(0, 5, 2)], AT))];
+    replica.apply(&[confirmed(2, BOB, 2, Some(theirs))], None).unwrap();
+    let set = OpKind::SetXattr { keg: keg(1), name: b"tag".to_vec(), value: b"mine".to_vec() };
+    replica.submit_based(op(1, set)).unwrap();
+    replica.fill(slot, Some(op(1, content(keg(1), vec![extent(0, 10, 1)], AT)))).unwrap();
+    let check = || {
+        let view = replica.view();
+        let xattrs = |name: &[u8]| view.xattrs(view.lookup(1, name).unwrap().unwrap().ino).unwrap();
+        let [mine, theirs] = ["f (conflict, laptop 0a, 2026-11-23 15.04)", "f"].map(|name| xattrs(name.as_bytes()));
+        assert_eq!((mine.len(), theirs.len()), (1, 0));
+    };
+    check();
+    confirm_all(&replica, 3, 1);
+    check();
+}
+
+#[test]
 fn contents_of_one_file_are_applied_in_the_order_of_their_places() {
     let dir = tempdir();
     let replica = open(dir.path());

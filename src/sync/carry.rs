@@ -249,12 +249,15 @@ impl Carrier<'_> {
         let OpKind::Content { truncate, holes, extents, size, mtime_ns, .. } = &op.kind else { return Ok(()) };
         let device = self.folder.device;
         let replica = &self.folder.replica;
-        let redirect = replica.sequenced_redirect(&device, &keg)?.filter(|redirect| op.base < redirect.seq);
-        if let Some(redirect) = redirect {
-            // It is for the sibling, which somebody may have removed.
-            self.revive(op, &redirect.to)?;
+        let mut to = keg;
+        while let Some(redirect) = replica.sequenced_redirect(&device, &to)?.filter(|next| op.base < next.seq) {
+            to = redirect.to;
         }
-        let diverted = redirect.is_some() || self.diverted.get(&keg).is_some_and(|first| op.base < *first);
+        if to != keg {
+            // It is for the sibling, which somebody may have removed.
+            self.revive(op, &to)?;
+        }
+        let diverted = to != keg || self.diverted.get(&keg).is_some_and(|first| op.base < *first);
         let extents = self.whole(extents)?;
         let change = |truncate: Option<u64>, holes: Vec<_>, extents: Vec<Extent>| Op {
             kind: OpKind::Content { keg, truncate, holes, extents, size: *size, mtime_ns: *mtime_ns },
