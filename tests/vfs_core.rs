@@ -21,5 +21,7 @@ mod model;
 mod names;
 #[path = "vfs_core/reading.rs"]
 mod reading;
+#[path = "vfs_core/removed.rs"]
+mod removed;
 #[path = "vfs_core/stores.rs"]
 mod stores;

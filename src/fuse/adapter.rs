@@ -251,8 +251,8 @@ impl Filesystem for Adapter {
         guarded("link", || entry(reply, self.vfs.link(ino.0, newparent.0, newname.as_bytes())));
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        guarded("open", || match self.vfs.open(ino.0, convert::open_mode(flags)) {
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        guarded("open", || match self.vfs.open(ino.0, convert::open_mode(flags), &convert::caller(req, 0)) {
             Ok(opened) => reply.opened(FileHandle(opened.fh), open_flags(&opened)),
             Err(error) => reply.error(errno_of(&error)),
         });

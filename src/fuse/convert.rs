@@ -115,7 +115,8 @@ pub(super) fn open_mode(flags: OpenFlags) -> OpenMode {
     let write = access != OpenAccMode::O_RDONLY;
     // With O_RDONLY too, as on other file systems of Linux: the kernel has asked for write permission.
     let truncate = flags.0 & libc::O_TRUNC != 0;
-    OpenMode { read: access != OpenAccMode::O_WRONLY, write, truncate }
+    let exclusive = flags.0 & libc::O_EXCL != 0;
+    OpenMode { read: access != OpenAccMode::O_WRONLY, write, truncate, exclusive }
 }
 
 pub(super) fn rename_mode(flags: RenameFlags, caller: Caller) -> Option<RenameMode> {

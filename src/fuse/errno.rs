@@ -31,6 +31,8 @@ pub fn errno_of(error: &VfsError) -> Errno {
         VfsError::TimedOut => Errno::ETIMEDOUT,
         // The documented answer of open handles of a folder that was locked or left.
         VfsError::Gone => Errno::ESTALE,
+        // Never reaches a program: the kernel looks the name up once more (`LOOKUP_REVAL`).
+        VfsError::Outdated => Errno::ESTALE,
         VfsError::Corrupt(_) => Errno::EIO,
         VfsError::TooLarge => Errno::EFBIG,
         VfsError::CrossFolder => Errno::EXDEV,

@@ -112,6 +112,12 @@ impl Acl {
         self.0.iter().all(|entry| matches!(entry.tag, Tag::Owner | Tag::OwningGroup | Tag::Others))
     }
 
+    /// The nine bits of those for whom it has always an entry: the owning group's are no more than the mask leaves it.
+    fn narrow_mode(&self) -> u16 {
+        let group = self.perm(Tag::OwningGroup).unwrap_or(0);
+        self.mode() & (0o707 | group << 3)
+    }
+
     /// The nine bits that stand for it.
     pub(super) fn mode(&self) -> u16 {
         let of = |tag| self.perm(tag).unwrap_or(0);
@@ -139,6 +145,30 @@ pub(super) struct Inherited {
     pub mode: u16,
     /// Extended attributes, by name.
     pub xattrs: Vec<(&'static [u8], Vec<u8>)>,
+}
+
+impl Inherited {
+    /// The mode that the node is created with.
+    pub(super) fn first_mode(&self) -> u16 {
+        let access = self.xattrs.iter().find(|(name, _)| *name == ACCESS);
+        until_listed(self.mode, access.map(|(_, list)| &**list))
+    }
+
+    /// What follows the creation of `node`.
+    pub(super) fn rest(self, node: &Node) -> impl Iterator<Item = OpKind> {
+        let (keg, first, mode) = (node.keg, node.mode, node.mode & 0o7000 | self.mode & 0o777);
+        let set = move |(name, value): (&[u8], _)| OpKind::SetXattr { keg, name: name.to_vec(), value };
+        let widen = OpKind::SetAttr { keg, mode: Some(mode), uid: None, gid: None, atime_ns: None, mtime_ns: None };
+        self.xattrs.into_iter().map(set).chain((first != mode).then_some(widen))
+    }
+}
+
+/// The mode until the node has its list: without one the owning group would have what is only the mask's.
+pub(super) fn until_listed(mode: u16, access: Option<&[u8]>) -> u16 {
+    match access.and_then(Acl::parse) {
+        Some(list) => mode & !0o777 | list.with_mode(mode).narrow_mode(),
+        None => mode,
+    }
 }
 
 /// What a node of this kind inherits in `directory`, where that has a default list.
@@ -204,7 +234,7 @@ pub(super) fn remove(folder: &Mounted, node: &Node, name: &[u8]) -> Result<(), V
 }
 
 /// Setgid stays where chmod(2) would leave it: with root, and with who is in the group.
-fn keeps_setgid(node: &Node, caller: &Caller) -> bool {
+pub(super) fn keeps_setgid(node: &Node, caller: &Caller) -> bool {
     node.mode & SETGID == 0
         || caller.uid == 0
         || caller.gid == node.gid

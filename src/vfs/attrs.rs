@@ -40,7 +40,10 @@ impl Vfs {
     pub fn setattr(&self, ino: Ino, set: &SetAttr, _caller: &Caller) -> Result<(Attr, Duration), VfsError> {
         let core = &self.core;
         let (folder, local) = core.locate_writable(ino)?;
-        let (pin, node) = core.pin(&folder, local)?;
+        let (pin, node) = match set.size {
+            Some(_) => core.enter(&folder, local)?,
+            None => core.pin(&folder, local)?,
+        };
         let now_ns = clock::unix_nanos();
         let at = |time: SetTime| match time {
             SetTime::Now => now_ns,

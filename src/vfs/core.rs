@@ -238,6 +238,25 @@ impl Core {
         Ok((self.table.pin(folder, local, node.keg), node))
     }
 
+    /// As [`Core::pin`], of a file whose content is going to be read or written. Where the local user has removed its last
+    /// name, a moment ago or while a descriptor keeps it, what is written is for who has it open, and nobody else gets it.
+    pub(super) fn enter(&self, folder: &Arc<Mounted>, local: u64) -> Result<(Pin, Node), VfsError> {
+        let removals = folder.removals.load(Ordering::Acquire);
+        let (pin, node) = self.pin(folder, local)?;
+        {
+            let mut state = pin.state.lock();
+            if node.nlink == 0 || state.unlinked || folder.removals.load(Ordering::Acquire) != removals {
+                if pin.has_name() {
+                    state.revive();
+                    self.known.set_removed(pin.ino, false);
+                } else if self.known.is_removed(pin.ino) {
+                    state.unlinked = true;
+                }
+            }
+        }
+        Ok((pin, node))
+    }
+
     /// Listens to changes that others make in the folder.
     pub(super) fn follow(self: &Arc<Self>, folder: &Arc<Mounted>) {
         let core: Weak<Self> = Arc::downgrade(self);

@@ -66,6 +66,9 @@ pub enum VfsError {
     /// The folder is locked, unmounted, or the user is a member no more.
     #[error("the folder is locked or gone")]
     Gone,
+    /// What the kernel believes of a name is not so any more, and it is to ask again.
+    #[error("the name has changed meanwhile; try again")]
+    Outdated,
     /// Stored bytes are not what they must be: altered or damaged.
     #[error("stored content is damaged: {0}")]
     Corrupt(Arc<str>),

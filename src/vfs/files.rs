@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::format::NodeKind;
 use crate::format::limits::{CHUNK_MAX_BYTES, FILE_MAX_BYTES};
+use crate::format::{NodeKind, OpKind};
 use crate::keg::Node;
 use crate::sys::clock;
 
+use super::acl::keeps_setgid;
 use super::core::Core;
 use super::flush::{Flush, SyncRequest};
 use super::handles::FileHandle;
 use super::inode::{FileState, Inode};
-use super::keg_dir::is_keg_handle;
+use super::keg_dir::{is_keg_handle, is_reserved};
 use super::layer::Layer;
 use super::mounted::Mounted;
 use super::sealer::Job;
@@ -34,7 +35,7 @@ impl Vfs {
     ///
     /// # Errors
     /// [`VfsError::ReadOnly`] for writing where the role does not write: permissions bite at open.
-    pub fn open(&self, ino: Ino, mode: OpenMode) -> Result<Opened, VfsError> {
+    pub fn open(&self, ino: Ino, mode: OpenMode, caller: &Caller) -> Result<Opened, VfsError> {
         if self.core.is_list(ino) {
             return Err(VfsError::IsDirectory);
         }
@@ -43,7 +44,7 @@ impl Vfs {
         if Mounted::is_keg(local) {
             return self.core.keg_open(&folder, local, mode);
         }
-        let (pin, node) = self.core.pin(&folder, local)?;
+        let (pin, node) = self.core.enter(&folder, local)?;
         match node.kind {
             NodeKind::File => {}
             NodeKind::Directory => return Err(VfsError::IsDirectory),
@@ -53,12 +54,17 @@ impl Vfs {
         if mode.truncate {
             let mut state = handle.pin.state.lock();
             self.core.resize(&handle.pin, &mut state, 0)?;
+            drop(state);
+            self.core.strip_privileges(&folder, &node, caller)?;
         }
         let keep_cache = self.core.note_version(ino, &node);
         Ok(Opened { fh: self.core.add_file(handle), keep_cache, direct: false })
     }
 
     /// Creates and opens a file.
+    ///
+    /// # Errors
+    /// [`VfsError::Outdated`] where there is a file of the name, which is to be opened then: the kernel has not heard of it yet.
     pub fn create(
         &self,
         parent: Ino,
@@ -70,10 +76,16 @@ impl Vfs {
         let (folder, local) = self.core.locate_writable(parent)?;
         let new = super::names::New { kind: NodeKind::File, mode, rdev: 0, target: &[] };
         let foreign = folder.foreign.load(Ordering::Acquire);
-        let super::names::Made { node, bare } = self.core.make(&folder, local, name, new, caller)?;
-        self.core.known.add(folder.ino(node.ino));
-        let pin = self.core.table.pin(&folder, node.ino, node.keg);
-        pin.bare.store(bare, Ordering::Release);
+        let made = self.core.make(&folder, local, name, new, caller, |node, bare| {
+            self.core.known.add(folder.ino(node.ino));
+            let pin = self.core.table.pin(&folder, node.ino, node.keg);
+            pin.bare.store(bare, Ordering::Release);
+            (node, pin)
+        });
+        let (node, pin) = made.map_err(|error| match error {
+            VfsError::Exists if !open.exclusive && !is_reserved(&folder, local, name) => VfsError::Outdated,
+            other => other,
+        })?;
         self.core.note_version(folder.ino(node.ino), &node);
         let attr = folder.attr(&node, true, &self.core.options);
         if !open.write {
@@ -243,6 +255,22 @@ impl Core {
             self.wake_keeper();
         }
         state.current.as_mut().ok_or(VfsError::NotFound)
+    }
+
+    /// What cutting a file takes from its mode, as writing to it does: the right to run as its owner or group. The kernel, which does
+    /// that elsewhere, leaves it to who cuts while opening. Root keeps it (`CAP_FSETID`).
+    fn strip_privileges(&self, folder: &Mounted, node: &Node, caller: &Caller) -> Result<(), VfsError> {
+        const SETUID: u16 = 0o4000;
+        const SETGID: u16 = 0o2000;
+        const GROUP_RUNS: u16 = 0o0010;
+        let setgid = if node.mode & GROUP_RUNS == 0 && keeps_setgid(node, caller) { 0 } else { SETGID };
+        let mode = node.mode & !(SETUID | setgid);
+        if caller.uid == 0 || mode == node.mode {
+            return Ok(());
+        }
+        let mode = Some(mode);
+        let kind = OpKind::SetAttr { keg: node.keg, mode, uid: None, gid: None, atime_ns: None, mtime_ns: None };
+        folder.change(node.ino, kind, clock::unix_nanos())
     }
 
     /// Sets the length of a file.

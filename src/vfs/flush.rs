@@ -61,7 +61,15 @@ pub(super) enum Flush {
 impl Core {
     /// Takes a place in the journal for what was written, and has it sealed.
     pub(super) fn start_flush(&self, inode: &Arc<Inode>, state: &mut FileState, why: Flush) -> Result<(), VfsError> {
-        if state.unlinked || state.current.is_none() {
+        if inode.is_unlinked(state) {
+            return Ok(());
+        }
+        if state.current.is_none() {
+            if why == Flush::Settle {
+                state.held_base = None;
+            }
+            // What has got its name back.
+            self.settle_locked(inode, state);
             return Ok(());
         }
         let slot = inode.folder.source.reserve(&inode.keg)?;
@@ -96,7 +104,7 @@ impl Core {
     pub(super) fn relieve(&self) {
         for inode in self.table.all() {
             let mut state = inode.state.lock();
-            if state.unlinked {
+            if inode.is_unlinked(&mut state) {
                 self.relieve_unlinked(&inode, &mut state);
             } else if let Err(error) = self.start_flush(&inode, &mut state, Flush::Piece) {
                 state.error = Some(error);
@@ -213,15 +221,12 @@ impl Core {
     /// Returns whether to come back.
     fn look_after(&self, inode: &Arc<Inode>) -> bool {
         let mut state = inode.state.lock();
-        if state.is_clean() {
+        if state.is_clean() && state.held_base.is_none() {
             return false;
         }
         let now = clock::monotonic();
         let idle = state.last_write.is_none_or(|last| now - last >= self.options.idle_flush);
-        if idle
-            && !state.unlinked
-            && let Err(error) = self.start_flush(inode, &mut state, Flush::Settle)
-        {
+        if idle && let Err(error) = self.start_flush(inode, &mut state, Flush::Settle) {
             state.error = Some(error);
         }
         self.settle_locked(inode, &mut state);

@@ -46,7 +46,8 @@ pub(super) struct FileState {
     pub frozen: VecDeque<Frozen>,
     /// Why work in the background failed; told once to whoever asks first.
     pub error: Option<VfsError>,
-    /// The local user removed the last name: nothing of it is to be uploaded any more.
+    /// The local user removed the last name: nothing of it is to be uploaded any more, unless it gets a name again
+    /// ([`Inode::is_unlinked`]).
     pub unlinked: bool,
     /// When the last byte was written.
     pub last_write: Option<Instant>,
@@ -72,7 +73,32 @@ pub(super) enum Place {
     Nowhere,
 }
 
+impl Inode {
+    /// There is a name for it, as far as is known.
+    pub(super) fn has_name(&self) -> bool {
+        matches!(self.folder.source.node(self.local), Ok(Some(node)) if node.nlink > 0)
+    }
+
+    /// The local user has removed its last name, and it has none since.
+    pub(super) fn is_unlinked(&self, state: &mut FileState) -> bool {
+        if state.unlinked && self.has_name() {
+            state.revive();
+        }
+        state.unlinked
+    }
+}
+
 impl FileState {
+    /// It has a name again: everybody is to get what was written to it.
+    pub(super) fn revive(&mut self) {
+        self.unlinked = false;
+        for frozen in &mut self.frozen {
+            if frozen.place == Place::Nowhere {
+                frozen.place = Place::Lost;
+            }
+        }
+    }
+
     /// The newest layer.
     pub(super) fn top(&self) -> Option<&Layer> {
         self.current.as_ref().or_else(|| self.frozen.back().map(|frozen| &frozen.layer))
@@ -217,6 +243,10 @@ impl Table {
         }
         let mut state = inode.state.lock();
         if !state.is_clean() && !state.unlinked || state.is_waiting() {
+            return None;
+        }
+        if !state.is_clean() && inode.has_name() {
+            // It came back meanwhile, and the keeper sends what was written.
             return None;
         }
         // Nobody can read an unlinked file without a handle.

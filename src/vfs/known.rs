@@ -13,28 +13,49 @@ use super::mounted::Mounted;
 /// Parts with a lock each: lookups of different inodes seldom meet.
 const SHARDS: usize = 16;
 
-/// Inodes with the number of references that the kernel holds (`nlookup`).
+/// What is known of an inode that the kernel has.
+#[derive(Default)]
+struct Held {
+    /// References that the kernel holds (`nlookup`).
+    count: u64,
+    /// The local user has removed its last name: who has a descriptor of it may still open it.
+    removed: bool,
+}
+
+/// Inodes that the kernel has.
 #[derive(Default)]
 pub(super) struct Known {
-    shards: [Mutex<HashMap<Ino, u64>>; SHARDS],
+    shards: [Mutex<HashMap<Ino, Held>>; SHARDS],
 }
 
 impl Known {
-    fn shard(&self, ino: Ino) -> &Mutex<HashMap<Ino, u64>> {
+    fn shard(&self, ino: Ino) -> &Mutex<HashMap<Ino, Held>> {
         &self.shards[(ino % SHARDS as u64) as usize]
     }
 
     /// The kernel is given the inode once more.
     pub(super) fn add(&self, ino: Ino) {
-        *self.shard(ino).lock().entry(ino).or_insert(0) += 1;
+        self.shard(ino).lock().entry(ino).or_default().count += 1;
+    }
+
+    /// The local user has removed the last name of the inode, or, not `removed`, it has one again.
+    pub(super) fn set_removed(&self, ino: Ino, removed: bool) {
+        if let Some(held) = self.shard(ino).lock().get_mut(&ino) {
+            held.removed = removed;
+        }
+    }
+
+    /// The local user has removed the last name of the inode.
+    pub(super) fn is_removed(&self, ino: Ino) -> bool {
+        self.shard(ino).lock().get(&ino).is_some_and(|held| held.removed)
     }
 
     /// The kernel gives `n` references back; whether those were the last.
     pub(super) fn forget(&self, ino: Ino, n: u64) -> bool {
         let mut shard = self.shard(ino).lock();
-        let Some(count) = shard.get_mut(&ino) else { return false };
-        *count = count.saturating_sub(n);
-        let last = *count == 0;
+        let Some(held) = shard.get_mut(&ino) else { return false };
+        held.count = held.count.saturating_sub(n);
+        let last = held.count == 0;
         if last {
             shard.remove(&ino);
         }
@@ -72,5 +93,20 @@ mod tests {
         assert!(known.forget(23, 5));
         assert_eq!(known.of_folder(1), [1]);
         assert_eq!(known.of_folder((2 << 40) | 1), [(2 << 40) | 1, other]);
+    }
+
+    #[test]
+    fn a_removal_is_remembered_for_as_long_as_the_kernel_has_the_inode() {
+        let known = Known::default();
+        known.add(7);
+        known.set_removed(7, true);
+        known.set_removed(8, true);
+        assert!(known.is_removed(7) && !known.is_removed(8));
+        known.set_removed(7, false);
+        assert!(!known.is_removed(7));
+        known.set_removed(7, true);
+        known.forget(7, 1);
+        known.add(7);
+        assert!(!known.is_removed(7));
     }
 }

@@ -40,6 +40,8 @@ pub(super) struct Mounted {
     pub foreign: AtomicU64,
     /// Counts content changes that have moved from memory to the source.
     pub fills: AtomicU64,
+    /// Counts files of which the local user has removed the last name: who looked at one before may have to look again.
+    pub removals: AtomicU64,
     /// Blobs spooled since the last sync.
     pub unsynced: Mutex<Vec<BlobId>>,
     /// Spooled blobs that no operation names and nothing refers to any more, and since when.
@@ -87,6 +89,7 @@ impl Mounted {
             gone: AtomicBool::new(false),
             foreign: AtomicU64::new(0),
             fills: AtomicU64::new(0),
+            removals: AtomicU64::new(0),
             unsynced: Mutex::default(),
             orphans: Mutex::default(),
             keg: Numbers::default(),

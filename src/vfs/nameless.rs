@@ -15,6 +15,7 @@ use crate::format::{NodeKind, OpKind};
 use crate::keg::{Node, PENDING_SEQ, Stamp};
 use crate::sys::clock;
 
+use super::acl;
 use super::core::Core;
 use super::flush::Flush;
 use super::handles::FileHandle;
@@ -145,8 +146,6 @@ impl Vfs {
         // Owner and mode as those of a file that is created there.
         let made = create(&directory, b"", new, inherited.as_ref(), caller);
         let OpKind::Create { keg, mode, uid, gid, .. } = made else { return Err(VfsError::InvalidArgument) };
-        let xattrs = inherited.map(|inherited| inherited.xattrs).unwrap_or_default();
-        let xattrs: BTreeMap<_, _> = xattrs.into_iter().map(|(name, value)| (name.to_vec(), value)).collect();
         let number = folder.source.fresh_number()?;
         let now_ns = clock::unix_nanos();
         let node = Node {
@@ -164,11 +163,16 @@ impl Vfs {
             content: Stamp { seq: PENDING_SEQ, device: folder.source.device() },
             ..Node::root()
         };
-        let attr = folder.attr(&node, true, &core.options);
         let (kept, opened) = (core.table.pin(&folder, number, keg), core.table.pin(&folder, number, keg));
-        kept.bare.store(xattrs.is_empty(), Ordering::Release);
+        kept.bare.store(inherited.is_none(), Ordering::Release);
         kept.state.lock().unlinked = true;
-        folder.nameless.files.lock().insert(number, File { node, xattrs, pin: kept });
+        let mut file = File { node, xattrs: BTreeMap::new(), pin: kept };
+        if let Some(inherited) = inherited {
+            let node = file.node.clone();
+            inherited.rest(&node).for_each(|kind| file.change(&kind, now_ns));
+        }
+        let attr = folder.attr(&file.node, true, &core.options);
+        folder.nameless.files.lock().insert(number, file);
         folder.nameless.count.fetch_add(1, Ordering::AcqRel);
         core.known.add(folder.ino(number));
         let fh = core.add_file(FileHandle::new(opened, OpenMode { truncate: false, ..open }));
@@ -197,7 +201,7 @@ impl Core {
                 parent: parent.keg,
                 name: name.to_vec(),
                 kind: NodeKind::File,
-                mode,
+                mode: acl::until_listed(mode, file.xattrs.get(acl::ACCESS).map(Vec::as_slice)),
                 uid,
                 gid,
                 rdev: 0,
@@ -207,19 +211,19 @@ impl Core {
             // It has a name: from here on nothing is asked of it here, whatever fails.
             let file = files.remove(&local).ok_or(VfsError::NotFound)?;
             folder.nameless.count.fetch_sub(1, Ordering::AcqRel);
-            let times = OpKind::SetAttr {
+            for (name, value) in &file.xattrs {
+                let kind = OpKind::SetXattr { keg, name: name.clone(), value: value.clone() };
+                source.submit(kind, now_ns)?;
+            }
+            let rest = OpKind::SetAttr {
                 keg,
-                mode: None,
+                mode: Some(mode),
                 uid: None,
                 gid: None,
                 atime_ns: Some(atime_ns),
                 mtime_ns: Some(mtime_ns),
             };
-            source.submit(times, now_ns)?;
-            for (name, value) in &file.xattrs {
-                let kind = OpKind::SetXattr { keg, name: name.clone(), value: value.clone() };
-                source.submit(kind, now_ns)?;
-            }
+            source.submit(rest, now_ns)?;
             file
         };
         let inode = &*file.pin;

@@ -17,13 +17,6 @@ use super::{Caller, Entry, Ino, RenameMode, Vfs, VfsError};
 
 const SETGID: u16 = 0o2000;
 
-/// A new node.
-pub(super) struct Made {
-    pub node: Node,
-    /// It has no extended attributes.
-    pub bare: bool,
-}
-
 /// What a new node is.
 pub(super) struct New<'a> {
     pub kind: NodeKind,
@@ -110,7 +103,7 @@ impl Vfs {
     fn make(&self, parent: Ino, name: &[u8], new: New<'_>, caller: &Caller) -> Result<Entry, VfsError> {
         let (folder, local) = self.core.locate_writable(parent)?;
         self.core.made_known(&folder, || {
-            let Made { node, .. } = self.core.make(&folder, local, name, new, caller)?;
+            let node = self.core.make(&folder, local, name, new, caller, |node, _| node)?;
             folder.source.let_go(&node.keg);
             Ok(Entry { attr: folder.attr(&node, true, &self.core.options), ttl: folder.ttl() })
         })
@@ -258,7 +251,7 @@ pub(super) fn create(
     caller: &Caller,
 ) -> OpKind {
     let mut mode = match inherited {
-        Some(inherited) => inherited.mode,
+        Some(inherited) => inherited.first_mode(),
         None => new.mode & !(caller.umask as u16 & 0o777),
     } & 0o7777;
     let mut gid = caller.gid;
@@ -312,14 +305,17 @@ fn must_not_be_within(folder: &Mounted, mut directory: u64, ancestor: u64) -> Re
 
 impl Core {
     /// Creates a node under a name that is free.
-    pub(super) fn make(
+    ///
+    /// `made` is called before anybody can remove it, with whether it has no extended attributes.
+    pub(super) fn make<T>(
         &self,
         folder: &Mounted,
         directory: u64,
         name: &[u8],
         new: New<'_>,
         caller: &Caller,
-    ) -> Result<Made, VfsError> {
+        made: impl FnOnce(Node, bool) -> T,
+    ) -> Result<T, VfsError> {
         check_name(name)?;
         if is_reserved(folder, directory, name) {
             return Err(VfsError::Exists);
@@ -333,13 +329,13 @@ impl Core {
         let now_ns = clock::unix_nanos();
         let inherited = self.inherited(folder, &parent, &new)?;
         source.submit(create(&parent, name, new, inherited.as_ref(), caller), now_ns)?;
-        let node = source.lookup(directory, name)?.ok_or(VfsError::NotFound)?;
-        let xattrs = inherited.map(|inherited| inherited.xattrs).unwrap_or_default();
-        let bare = xattrs.is_empty();
-        for (name, value) in xattrs {
-            source.submit(OpKind::SetXattr { keg: node.keg, name: name.to_vec(), value }, now_ns)?;
+        let find = || source.lookup(directory, name)?.ok_or(VfsError::NotFound);
+        let (mut node, bare) = (find()?, inherited.is_none());
+        if let Some(inherited) = inherited {
+            inherited.rest(&node).try_for_each(|kind| source.submit(kind, now_ns))?;
+            node = find()?;
         }
-        Ok(Made { node, bare })
+        Ok(made(node, bare))
     }
 
     /// What a new node inherits, in mounts that have access control lists.
@@ -362,22 +358,27 @@ impl Core {
 
     /// Submits an operation that takes a name from `node`. If it was the last one, nothing of what was written is uploaded
     /// any more. That is decided under the file's lock: a flush that took its place behind the removal would bring the
-    /// file back.
-    fn submit_removal(&self, folder: &Mounted, kind: OpKind, node: &Node) -> Result<(), VfsError> {
-        let Some(inode) = self.table.get(folder.ino(node.ino)) else {
+    /// file back. So would one of who opens the file meanwhile: it is in the table until they can see that it is gone.
+    fn submit_removal(&self, folder: &Arc<Mounted>, kind: OpKind, node: &Node) -> Result<(), VfsError> {
+        if node.kind != NodeKind::File {
             return folder.source.submit(kind, clock::unix_nanos());
-        };
-        {
-            let mut state = inode.state.lock();
+        }
+        let pin = self.table.pin(folder, node.ino, node.keg);
+        let busy = {
+            let mut state = pin.state.lock();
             folder.source.submit(kind, clock::unix_nanos())?;
-            if folder.source.node(node.ino)?.is_some_and(|node| node.nlink > 0) {
+            if node.nlink > 1 && pin.has_name() {
                 return Ok(());
             }
             state.unlinked = true;
-        }
+            self.known.set_removed(pin.ino, true);
+            folder.removals.fetch_add(1, Ordering::AcqRel);
+            !state.is_clean()
+        };
         folder.source.let_go(&node.keg);
-        self.settle(&inode);
-        self.table.tidy(&inode);
+        if busy {
+            self.settle(&pin);
+        }
         Ok(())
     }
 

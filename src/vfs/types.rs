@@ -81,6 +81,8 @@ pub struct OpenMode {
     pub write: bool,
     /// Cut to nothing first.
     pub truncate: bool,
+    /// It must not be there yet (`O_EXCL` with `O_CREAT`).
+    pub exclusive: bool,
 }
 
 /// A time to set.

@@ -3,9 +3,9 @@
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -339,6 +339,98 @@ fn owners_are_shown_as_the_mounting_user_or_as_they_are_stored() {
     alone.alice.unmount(&mnt);
     alone.mnt = alone.alice.mount("acme");
     assert_eq!((owner(&path).0, owner(&path).1), me, "the default shows the mounting user's");
+}
+
+/// A descriptor of `path` that allows nothing but to open it again.
+fn handle_of(path: &Path) -> (File, PathBuf) {
+    let handle = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path).unwrap();
+    let again = PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()));
+    (handle, again)
+}
+
+#[test]
+fn a_file_that_is_opened_again_or_at_the_same_time_as_it_is_removed_stays_removed() {
+    let alone = Alone::set_up();
+    let path = alone.mnt.join("f");
+    fs::write(&path, b"old").unwrap();
+    alone.alice.sync();
+    let (_handle, again) = handle_of(&path);
+    fs::remove_file(&path).unwrap();
+    fs::write(&again, b"scratch").unwrap();
+    rw(&again).set_len(1).unwrap();
+    let cut = CString::new(again.as_os_str().as_bytes()).unwrap();
+    nix::unistd::truncate(cut.as_c_str(), 0).unwrap();
+
+    let dir = alone.mnt.join("many");
+    fs::create_dir(&dir).unwrap();
+    let names: Vec<_> = (0..400).map(|n| dir.join(n.to_string())).collect();
+    names.iter().for_each(|name| fs::write(name, b"x").unwrap());
+    alone.alice.sync();
+    let together = std::sync::Barrier::new(2);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for name in &names {
+                together.wait();
+                fs::remove_file(name).unwrap();
+            }
+        });
+        for name in &names {
+            together.wait();
+            if let Ok(mut file) = OpenOptions::new().write(true).open(name) {
+                file.write_all(b"y").unwrap();
+            }
+        }
+    });
+    alone.alice.sync();
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "names came back");
+    assert!(!path.exists());
+}
+
+#[test]
+fn what_is_written_to_a_removed_file_that_comes_back_reaches_everybody() {
+    let mut team = Team::new();
+    let (alice, bob) = team.mount();
+    fs::write(alice.join("f"), b"first version").unwrap();
+    team.alice.sync();
+    let (mut held, mut writer) = (File::open(alice.join("f")).unwrap(), rw(&alice.join("f")));
+    fs::remove_file(alice.join("f")).unwrap();
+    writer.write_all(b"WRITE").unwrap();
+    team.alice.sync();
+    team.alice.ok(&["trash", "acme", "--restore", "f"]);
+    writer.write_all(b" MORE").unwrap();
+    writer.sync_all().unwrap();
+    team.alice.sync();
+    wait_for("what was written at Bob's", SOON, || fs::read(bob.join("f")).is_ok_and(|text| text == b"WRITE MOREion"));
+    fs::write(alice.join("f"), b"whole").unwrap();
+    team.alice.sync();
+    wait_for("what was written after", SOON, || fs::read(bob.join("f")).is_ok_and(|text| text == b"whole"));
+    let mut text = Vec::new();
+    held.read_to_end(&mut text).unwrap();
+    assert_eq!(text, b"whole");
+}
+
+#[test]
+fn opening_with_o_trunc_takes_setuid_as_on_a_local_file_system() {
+    let mut alone = Alone::set_up();
+    if !nix::unistd::geteuid().is_root() {
+        return; // Only root has other users' files: `owners_are_shown_as_the_mounting_user_or_as_they_are_stored`.
+    }
+    let mnt = alone.mnt.clone();
+    alone.alice.unmount(&mnt);
+    let mnt = alone.alice.mount_with("acme", &["-o", "owners=stored,allow_other"]);
+    let left = |dir: &Path, mode: u32| {
+        use std::os::unix::process::CommandExt;
+        let path = dir.join("f");
+        fs::write(&path, b"x").unwrap();
+        fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        assert!(
+            Command::new("sh").args(["-c", ": > \"$0\""]).arg(&path).uid(65534).gid(65534).status().unwrap().success()
+        );
+        fs::metadata(&path).unwrap().mode() & 0o7777
+    };
+    for mode in [0o6777, 0o6767, 0o4666, 0o2676, 0o1777] {
+        assert_eq!(left(&mnt, mode), left(&alone.local, mode), "{mode:o}");
+    }
 }
 
 #[test]
