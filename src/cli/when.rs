@@ -15,11 +15,13 @@ pub enum When {
     Version(u64),
     /// Milliseconds since 1970 UTC.
     Time(i64),
+    /// A time that is yet to come.
+    ToCome,
 }
 
 /// `seq-1234`; `30s-ago`, `10m-ago`, `2h-ago`, `3d-ago`, `1w-ago`; `now`, `today`, `yesterday`; `2026-11-23`, the end of that
-/// day; `2026-11-23T15:00`, with seconds or not; all in the time of this place; or an RFC 3339 time. `None` for what is
-/// none of these.
+/// day; `2026-11-23T15:00`, with seconds or not; all in the time of this place; or an RFC 3339 time. Nothing later than
+/// `now_ms`, but for the end of today. `None` for what is none of these.
 pub fn parse(text: &str, now_ms: i64, zone: &TimeZone) -> Option<When> {
     if let Some(number) = text.strip_prefix("seq-") {
         let plain = number.bytes().all(|byte| byte.is_ascii_digit());
@@ -34,7 +36,8 @@ pub fn parse(text: &str, now_ms: i64, zone: &TimeZone) -> Option<When> {
             .or_else(|| clock(text, zone))
             .or_else(|| text.parse::<Timestamp>().ok().map(Timestamp::as_millisecond)),
     };
-    time.map(When::Time)
+    let today = end_of(today(now_ms, zone)?, zone);
+    time.map(|time| if time <= now_ms || Some(time) == today { When::Time(time) } else { When::ToCome })
 }
 
 /// What is accepted, for messages.
@@ -102,7 +105,18 @@ mod tests {
         assert_eq!(at("2026-11-23T15:00:30"), Some(utc("2026-11-23T14:00:30Z")));
         assert_eq!(at("2026-11-23 15:00"), Some(utc("2026-11-23T14:00:00Z")));
         assert_eq!(at("2026-11-23T15:00:00Z"), Some(utc("2026-11-23T15:00:00Z")));
-        assert_eq!(at("2026-11-23T15:00:00-05:00"), Some(utc("2026-11-23T20:00:00Z")));
+        assert_eq!(at("2026-11-23T09:00:00-05:00"), Some(utc("2026-11-23T14:00:00Z")));
+    }
+
+    #[test]
+    fn what_is_yet_to_come_is_no_time_but_today_is_one() {
+        for text in
+            ["2026-11-24", "2099-01-01", "2026-11-23T16:05", "2026-11-23T15:05:00Z", "2030-01-01T00:00:00+01:00"]
+        {
+            assert_eq!(at(text), Some(When::ToCome), "{text}");
+        }
+        assert_eq!(at("2026-11-23"), at("today"));
+        assert_eq!(at("2026-11-23T16:04"), Some(When::Time(NOW)));
     }
 
     #[test]

@@ -109,6 +109,9 @@ pub enum ReplicaError {
         /// The position asked for.
         seq: u64,
     },
+    /// Files that a group of operations is about were written to on this machine after the group was made.
+    #[error("files that this is about were being written to on this machine; nothing was changed, try again")]
+    Overtaken,
     /// The replica is closed.
     #[error("the folder is closed")]
     Closed,

@@ -166,6 +166,12 @@ impl Overlay {
         Ok(())
     }
 
+    /// Names of a keg that are not confirmed, with their directories.
+    pub(super) fn names(&self, keg: &KegId) -> impl Iterator<Item = (KegId, Vec<u8>)> {
+        let names = self.names_of.get(keg).map(Vec::as_slice).unwrap_or_default();
+        names.iter().map(|(parent, name)| (*parent, name.to_vec()))
+    }
+
     /// Puts or removes a name.
     pub(super) fn put_name(&mut self, parent: KegId, name: &[u8], there: Option<Named>, tag: u64) {
         let parent_stored = self.nodes.get(&parent).is_none_or(|row| row.stored);

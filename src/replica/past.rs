@@ -148,6 +148,11 @@ impl Past<'_> {
 
     /// Reads in one snapshot, which is that of the mounted view.
     fn read<T>(&self, body: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, ReplicaError> {
+        self.read_with_head(|conn, _| body(conn))
+    }
+
+    /// The same, telling at which position the log ends in that snapshot.
+    fn read_with_head<T>(&self, body: impl FnOnce(&Connection, u64) -> rusqlite::Result<T>) -> Result<T, ReplicaError> {
         let state = self.shared.state.read();
         if state.closed {
             return Err(ReplicaError::Closed);
@@ -157,7 +162,7 @@ impl Past<'_> {
                 if !thin::is_there(conn, self.seq, thin::thinned(conn)?)? {
                     return Ok(None);
                 }
-                body(conn).map(Some)
+                body(conn, state.head.seq).map(Some)
             })
         })?;
         found.ok_or(ReplicaError::ThinnedOut { seq: self.seq })
@@ -232,8 +237,7 @@ impl Past<'_> {
         if let Some(list) = self.shared.listings.lock().lists.get(&key) {
             return Ok(Arc::clone(list));
         }
-        let head = self.shared.state.read().head.seq;
-        let mut lines = self.read(|conn| {
+        let mut lines = self.read_with_head(|conn, head| {
             let (parent, seq) = (dir.cast_signed(), self.seq.cast_signed());
             let mut lines = Vec::new();
             let current = "SELECT cookie, child, name FROM dentry WHERE parent = ?1 AND seq <= ?2";

@@ -123,6 +123,7 @@ impl Replica {
             usage: saved.usage,
             overlay: super::overlay::Overlay::default(),
             queue: Queue::new(first),
+            written_since: HashMap::new(),
             closed: false,
         };
         let (device, label) = (params.device, params.label.clone());

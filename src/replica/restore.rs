@@ -5,23 +5,29 @@
 //! is brought back: moved from where it is now, restored if it was removed, created anew if neither can be. What came
 //! later stays unless the caller wants it removed. No content is copied: extents are shared.
 //!
-//! The operations are ordinary ones, based on today, so whoever writes meanwhile loses nothing, and a restoration is
-//! undone like anything else: by restoring to the moment before it.
+//! A file with several names is one file again: what was given the state of a keg once gets its other names by links. And a
+//! file that has other names today does not become what another file was: the name is taken from it.
+//!
+//! Directories above the path are only ways to it: one that is missing is brought back, one that is there stays as it is,
+//! and none is moved, since what came into it later would move too.
+//!
+//! The operations are ordinary ones, based on the moment at which planning began, so whoever writes meanwhile loses nothing,
+//! and a restoration is undone like anything else: by restoring to the moment before it.
 //!
 //! Must not change anything itself: [`Replica::submit_all`] does what the plan says.
+
+mod settle;
 
 use std::collections::{HashMap, HashSet};
 
 use super::ReplicaError;
-use super::layer::Fresh;
+use super::group::Basis;
 use super::past::Past;
 use super::replica::Replica;
-use super::types::{Change, DirEntry};
-use crate::format::{Extent, KegId, NodeKind, Op, OpKind, Range};
-use crate::keg::{Applied, Node, ROOT_INO, conflict_name};
+use super::types::DirEntry;
+use crate::format::{DeviceId, KegId, NodeKind, OpKind};
+use crate::keg::{Node, ROOT_INO, conflict_name};
 
-/// Extents of one operation: about 450 KiB encoded, so that it fits an entry.
-const OP_EXTENTS: usize = 4096;
 /// Names read at once.
 const PAGE: usize = 4096;
 
@@ -75,34 +81,45 @@ pub struct RestorePlan {
     pub kept_later: u64,
 }
 
+/// How a path is led back.
+pub struct Way<'a> {
+    /// What becomes of names that the earlier moment does not have.
+    pub later: Later,
+    /// What was removed up to this position is made anew, since not all members know it (see
+    /// [`crate::keg::Context::horizon`]).
+    pub horizon: u64,
+    /// The time of what is done, nanoseconds since 1970 UTC.
+    pub at_ns: i64,
+    /// Gives ids of what is made anew.
+    pub fresh: &'a dyn Fn() -> KegId,
+}
+
 impl Replica {
-    /// What leads `path` (names from the root; empty: the whole folder) back to what it was at `past`. What was removed up to
-    /// `horizon` is made anew, since not all members know it (see [`crate::keg::Context::horizon`]); `fresh` gives the ids.
-    /// `None`: it did not exist then.
+    /// What leads `path` (names from the root; empty: the whole folder) back to what it was at `past`. What was not there
+    /// then is led back under the name that it has today, or, with [`Later::Remove`], to the name that it had, or away.
+    /// `None`: it did not exist then, and stays; or exists at neither time. `basis` must be taken before.
     ///
     /// # Errors
     /// Those of reading.
     pub fn plan_restore(
         &self,
+        basis: &Basis<'_>,
         past: &Past<'_>,
         path: &[Vec<u8>],
-        later: Later,
-        horizon: u64,
-        at_ns: i64,
-        fresh: &dyn Fn() -> KegId,
+        way: &Way<'_>,
     ) -> Result<Option<RestorePlan>, ReplicaError> {
         let mut planner = Planner {
             replica: self,
             past,
-            later,
-            horizon,
-            at_ns,
-            fresh,
+            way,
+            seen: basis.seq(),
+            device: self.params().device,
             plan: RestorePlan::default(),
             removals: Vec::new(),
             taken: HashSet::new(),
             placed: HashSet::new(),
             used: HashMap::new(),
+            became: HashMap::new(),
         };
         if !planner.whole(path)? {
             return Ok(None);
@@ -110,82 +127,6 @@ impl Replica {
         let Planner { mut plan, removals, .. } = planner;
         plan.ops.extend(removals);
         Ok(Some(plan))
-    }
-
-    /// Does several things at `at_ns`, one after the other, with nothing else in between: they go into the queue together,
-    /// and into as few entries as their size allows. Callbacks are told of the changes, since no kernel has asked for them.
-    ///
-    /// # Errors
-    /// As [`Replica::submit`]. Of the format's limits before anything is done; else what was done before it stays.
-    pub fn submit_all(&self, kinds: Vec<OpKind>, at_ns: i64) -> Result<(), ReplicaError> {
-        let shared = self.shared();
-        shared.journal_works()?;
-        let mut changes = Vec::new();
-        let mut result = Ok(());
-        {
-            let mut state = shared.state.write();
-            if state.closed {
-                return Err(ReplicaError::Closed);
-            }
-            let base = state.head.seq;
-            let ops: Vec<Op> = kinds.into_iter().map(|kind| Op { base, at_ns, kind }).collect();
-            ops.iter().try_for_each(Op::check)?;
-            let tools = shared.tools();
-            for op in ops {
-                let names = names_of(&op.kind);
-                let (content, attr) = match &op.kind {
-                    OpKind::Content { keg, .. } => (Some(*keg), None),
-                    OpKind::SetAttr { keg, .. }
-                    | OpKind::SetXattr { keg, .. }
-                    | OpKind::RemoveXattr { keg, .. }
-                    | OpKind::Link { keg, .. } => (None, Some(*keg)),
-                    _ => (None, None),
-                };
-                let applied = match state.submit(&tools, op, &Fresh) {
-                    Ok((_, applied)) => applied,
-                    Err(error) => {
-                        result = Err(error);
-                        break;
-                    }
-                };
-                let number = |keg: &KegId| match state.overlay.nodes.get(keg) {
-                    Some(row) => Ok(Some(row.node.ino)),
-                    None => tools.base.node(keg).map(|row| row.map(|row| row.node.ino)),
-                };
-                if let Some(keg) = content {
-                    changes.extend(number(&keg)?.map(Change::Content));
-                }
-                if let Some(keg) = attr {
-                    changes.extend(number(&keg)?.map(Change::Attr));
-                }
-                for (parent, mut name) in names {
-                    let Some(parent_ino) = number(&parent)? else { continue };
-                    changes.push(Change::Attr(parent_ino));
-                    changes.push(Change::Entry { parent_ino, name: name.clone(), child: None });
-                    if let Applied::Renamed(other) = &applied {
-                        name.clone_from(other);
-                        changes.push(Change::Entry { parent_ino, name, child: None });
-                    }
-                }
-            }
-        }
-        shared.signal.wake();
-        shared.notify_change(&changes);
-        result
-    }
-}
-
-/// Names that an operation gives or takes.
-fn names_of(kind: &OpKind) -> Vec<(KegId, Vec<u8>)> {
-    match kind {
-        OpKind::Create { parent, name, .. }
-        | OpKind::Link { parent, name, .. }
-        | OpKind::Unlink { parent, name, .. }
-        | OpKind::Restore { parent, name, .. } => vec![(*parent, name.clone())],
-        OpKind::Rename { parent, name, new_parent, new_name, .. } => {
-            vec![(*parent, name.clone()), (*new_parent, new_name.clone())]
-        }
-        _ => Vec::new(),
     }
 }
 
@@ -200,6 +141,10 @@ struct Here {
 }
 
 impl Here {
+    fn root() -> Self {
+        Self { keg: KegId::ROOT, ino: ROOT_INO, empty: false, path: Vec::new() }
+    }
+
     fn path_of(&self, name: &[u8]) -> Vec<u8> {
         if self.path.is_empty() { name.to_vec() } else { [&self.path, b"/".as_slice(), name].concat() }
     }
@@ -212,10 +157,10 @@ impl Here {
 struct Planner<'a> {
     replica: &'a Replica,
     past: &'a Past<'a>,
-    later: Later,
-    horizon: u64,
-    at_ns: i64,
-    fresh: &'a dyn Fn() -> KegId,
+    way: &'a Way<'a>,
+    /// Content that others have changed after this position is not overwritten: the operation makes a conflict.
+    seen: u64,
+    device: DeviceId,
     plan: RestorePlan,
     /// Done last: what is moved away from a directory goes before the directory is removed.
     removals: Vec<OpKind>,
@@ -223,53 +168,150 @@ struct Planner<'a> {
     taken: HashSet<(KegId, Vec<u8>)>,
     /// Names that the plan leaves with what belongs there.
     placed: HashSet<(KegId, Vec<u8>)>,
-    /// Kegs of today that the plan has found a place for; `true`: as what they were then.
-    used: HashMap<KegId, bool>,
+    /// Kegs of today that the plan has found a place for, and the keg whose state they get.
+    used: HashMap<KegId, KegId>,
+    /// The same from the kegs of then.
+    became: HashMap<KegId, KegId>,
 }
 
 impl Planner<'_> {
     /// Says whether there was anything to lead back to.
     fn whole(&mut self, path: &[Vec<u8>]) -> Result<bool, ReplicaError> {
-        let root = Here { keg: KegId::ROOT, ino: ROOT_INO, empty: false, path: Vec::new() };
-        let Some((name, above)) = path.split_last() else {
-            self.directory(ROOT_INO, &root)?;
-            return Ok(true);
-        };
-        if let Some(then) = self.past.resolve(path.iter().map(Vec::as_slice))?.filter(|node| node.nlink > 0) {
-            let mut here = root;
-            let mut dir_then = ROOT_INO;
-            for name in above {
-                // It resolved a moment ago, and the past does not change; thinned out meanwhile, it does not exist.
-                let Some(directory) = self.past.lookup(dir_then, name)? else { return Ok(false) };
-                dir_then = directory.ino;
-                here = match self.place(name, &directory, &here)? {
-                    Some(next) => next,
-                    None => return Ok(false),
-                };
-            }
-            if let Some(inside) = self.place(name, &then, &here)? {
-                self.directory(then.ino, &inside)?;
-            }
+        if path.is_empty() {
+            self.directory(ROOT_INO, &Here::root())?;
             return Ok(true);
         }
-        // Its name then was another.
-        let mut here = root;
+        match self.past.resolve(path.iter().map(Vec::as_slice))?.filter(|node| node.nlink > 0) {
+            Some(then) => self.lead(path, &then),
+            None => self.was_not_there(path),
+        }
+    }
+
+    /// Leads what was at `path`, which is not the root, back to it.
+    fn lead(&mut self, path: &[Vec<u8>], then: &Node) -> Result<bool, ReplicaError> {
+        let Some((name, above)) = path.split_last() else { return Ok(false) };
+        let (mut here, mut dir_then) = (Here::root(), ROOT_INO);
+        for name in above {
+            // It resolved a moment ago, and the past does not change; thinned out meanwhile, it does not exist.
+            let Some(directory) = self.past.lookup(dir_then, name)? else { return Ok(false) };
+            dir_then = directory.ino;
+            here = self.above(name, &directory, &here)?;
+        }
+        if let Some(inside) = self.place(name, then, &here)? {
+            self.directory(then.ino, &inside)?;
+        }
+        Ok(true)
+    }
+
+    /// A directory above the path, which is only there to hold it.
+    fn above(&mut self, name: &[u8], then: &Node, here: &Here) -> Result<Here, ReplicaError> {
+        match self.now(here, name)? {
+            Some(now) if now.is_directory() => {
+                self.becomes(now.keg, then.keg);
+                return Ok(here.within(&now, name, false));
+            }
+            Some(now) => self.aside(here, name, &now)?,
+            None => {}
+        }
+        let now = self.replica.view().node(then.ino)?;
+        match now.filter(|now| now.nlink == 0 && !self.used.contains_key(&now.keg) && !self.is_hidden(now)) {
+            Some(now) => self.back(name, then, &now, here),
+            None => self.anew(name, then, here),
+        }
+    }
+
+    /// Nothing was at the path.
+    fn was_not_there(&mut self, path: &[Vec<u8>]) -> Result<bool, ReplicaError> {
+        let mut ways = vec![Here::root()];
         let mut now = self.replica.view().node(ROOT_INO)?;
         for (depth, name) in path.iter().enumerate() {
             let Some(directory) = now else { return Ok(false) };
             now = self.replica.view().lookup(directory.ino, name)?;
-            if let (Some(node), true) = (&now, depth + 1 < path.len()) {
-                here = here.within(node, name, false);
+            if let (Some(node), Some(here), true) = (&now, ways.last(), depth + 1 < path.len()) {
+                ways.push(here.within(node, name, false));
             }
         }
-        let Some(now) = now else { return Ok(false) };
-        let Some(then) = self.past.node(now.ino)?.filter(|node| node.nlink > 0) else { return Ok(false) };
-        self.used.insert(now.keg, true);
-        self.update(&then, &now, &here.path_of(name))?;
-        if then.is_directory() {
-            self.directory(then.ino, &here.within(&now, name, false))?;
+        let (Some(now), Some(name), Some(here)) = (now, path.last(), ways.last()) else { return Ok(false) };
+        // Its name then was another.
+        let then = self.past.node(now.ino)?.filter(|node| node.nlink > 0);
+        match (then, self.way.later) {
+            (None, Later::Keep) => return Ok(false),
+            (Some(then), Later::Keep) => {
+                self.becomes(now.keg, then.keg);
+                self.update(&then, &now, &here.path_of(name))?;
+                if then.is_directory() {
+                    self.directory(then.ino, &here.within(&now, name, false))?;
+                }
+                return Ok(true);
+            }
+            (then, Later::Remove) => {
+                let home = then.as_ref().map_or(Ok(None), |then| self.home(then, &now, path))?;
+                match (home, then) {
+                    (Some(home), Some(then)) => {
+                        self.lead(&home, &then)?;
+                    }
+                    _ => self.remove(here, name, &now)?,
+                }
+            }
+        }
+        // Directories that hold nothing else and were not there either have come with it, and go with it.
+        for depth in (1..path.len()).rev() {
+            let (Some(directory), Some(parent)) = (ways.get(depth), ways.get(depth - 1)) else { break };
+            let was_there = self.past.resolve(path[..depth].iter().map(Vec::as_slice))?;
+            if was_there.is_some_and(|node| node.nlink > 0)
+                || self.replica.view().readdir(directory.ino, 0, 2)?.len() > 1
+                || self.used.contains_key(&directory.keg)
+            {
+                break;
+            }
+            let (keg, name) = (directory.keg, path[depth - 1].clone());
+            self.plan.steps.push(PlannedStep { step: Step::Removed, path: directory.path.clone(), size: 0 });
+            self.removals.push(OpKind::Unlink { keg, parent: parent.keg, name });
         }
         Ok(true)
+    }
+
+    /// The path that something had which is at `path` today and nowhere else, where nothing is in its way there.
+    fn home(&self, then: &Node, now: &Node, path: &[Vec<u8>]) -> Result<Option<Vec<Vec<u8>>>, ReplicaError> {
+        /// Deeper than any path that a system call takes.
+        const DEEPEST: usize = 4096;
+        if !now.is_directory() && now.nlink > 1 {
+            return Ok(None);
+        }
+        let (mut at, mut home) = (then.ino, Vec::new());
+        while at != ROOT_INO {
+            let Some(name) = self.past.names(at)?.into_iter().next() else { return Ok(None) };
+            if home.len() == DEEPEST {
+                return Ok(None);
+            }
+            at = name.parent_ino;
+            home.push(name.name);
+        }
+        home.reverse();
+        // Nothing moves into itself.
+        if home.starts_with(path) {
+            return Ok(None);
+        }
+        let view = self.replica.view();
+        let mut ino = ROOT_INO;
+        for name in &home {
+            match view.lookup(ino, name)? {
+                Some(node) => ino = node.ino,
+                None => return Ok(Some(home)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// A keg of today gets the state that a keg had.
+    fn becomes(&mut self, now: KegId, then: KegId) {
+        self.used.insert(now, then);
+        self.became.insert(then, now);
+    }
+
+    /// Not all members know that this removed node ever was.
+    fn is_hidden(&self, now: &Node) -> bool {
+        now.removed.as_ref().is_some_and(|removed| removed.stamp.seq <= self.way.horizon)
     }
 
     /// Leads the names of the directory `here` back to those that `then` had.
@@ -326,7 +368,7 @@ impl Planner<'_> {
                 if names.contains(&entry.name) || self.taken.contains(&key) || self.placed.contains(&key) {
                     continue;
                 }
-                match self.later {
+                match self.way.later {
                     Later::Keep => self.plan.kept_later += 1,
                     Later::Remove => self.remove(here, &entry.name, &entry.node)?,
                 }
@@ -363,11 +405,20 @@ impl Planner<'_> {
     /// Has `name` in `here` name what it named then. Returns the directory to go on in, if it is one.
     fn place(&mut self, name: &[u8], then: &Node, here: &Here) -> Result<Option<Here>, ReplicaError> {
         let path = here.path_of(name);
+        // It has got its state back under another name already.
+        let there = self.became.get(&then.keg).copied().filter(|_| !then.is_directory());
         let placed = match self.now(here, name)? {
-            Some(now) if same_sort(&now, then) => {
-                self.used.insert(now.keg, now.keg == then.keg);
+            Some(now) if there == Some(now.keg) => here.within(&now, name, false),
+            Some(now) if there.is_none() && self.can_become(&now, then) => {
+                self.becomes(now.keg, then.keg);
                 self.update(then, &now, &path)?;
                 here.within(&now, name, false)
+            }
+            Some(now) if same_sort(&now, then) && !now.is_directory() => {
+                let (keg, parent) = (now.keg, here.keg);
+                self.plan.ops.push(OpKind::Unlink { keg, parent, name: name.to_vec() });
+                self.taken.insert((parent, name.to_vec()));
+                self.bring(name, then, here)?
             }
             Some(now) => {
                 self.aside(here, name, &now)?;
@@ -379,11 +430,17 @@ impl Planner<'_> {
         Ok(then.is_directory().then_some(placed))
     }
 
+    /// What is at a name today can be given the state of what was there then, and nothing else changes by that.
+    fn can_become(&self, now: &Node, then: &Node) -> bool {
+        let own = now.keg == then.keg || now.is_directory() || now.nlink == 1;
+        own && same_sort(now, then) && self.used.get(&now.keg).is_none_or(|keg| *keg == then.keg)
+    }
+
     /// Makes room at a name that something of another sort has today.
     fn aside(&mut self, here: &Here, name: &[u8], now: &Node) -> Result<(), ReplicaError> {
         let mut attempt = 1;
         let new_name = loop {
-            let new_name = conflict_name(name, "before a restore", self.at_ns, attempt);
+            let new_name = conflict_name(name, "before a restore", self.way.at_ns, attempt);
             let free = self.replica.view().lookup(here.ino, &new_name)?.is_none()
                 && self.past.lookup(here.ino, &new_name)?.is_none();
             if free && self.placed.insert((here.keg, new_name.clone())) {
@@ -399,24 +456,16 @@ impl Planner<'_> {
 
     /// Brings what was under a name then to the name, which is free.
     fn bring(&mut self, name: &[u8], then: &Node, here: &Here) -> Result<Here, ReplicaError> {
-        let path = here.path_of(name);
+        if let Some(there) = self.became.get(&then.keg).copied().filter(|_| !then.is_directory()) {
+            self.link(there, name, here);
+            self.note(Step::BroughtBack, here.path_of(name), then);
+            return Ok(here.within(then, name, true));
+        }
         let now = self.replica.view().node(then.ino)?;
-        let free = now.filter(|now| !self.used.contains_key(&now.keg));
-        match (free, self.used.get(&then.keg)) {
-            (Some(now), _) if now.removed.as_ref().is_some_and(|removed| removed.stamp.seq <= self.horizon) => {
-                self.anew(name, then, here)
-            }
-            (Some(now), _) if now.nlink == 0 => {
-                self.used.insert(now.keg, true);
-                self.plan.ops.push(OpKind::Restore { keg: now.keg, parent: here.keg, name: name.to_vec() });
-                self.note(Step::BroughtBack, path.clone(), then);
-                self.settle(then, &now)?;
-                Ok(here.within(&now, name, true))
-            }
-            (Some(now), _) => {
-                let from = self.source(&now, then)?;
-                self.used.insert(now.keg, true);
-                match from {
+        match now.filter(|now| !self.used.contains_key(&now.keg) && !self.is_hidden(now)) {
+            Some(now) if now.nlink == 0 => self.back(name, then, &now, here),
+            Some(now) => {
+                match self.source(&now, then)? {
                     Some(from) => {
                         self.taken.insert(from.clone());
                         self.rename(now.keg, from, (here.keg, name.to_vec()));
@@ -424,17 +473,22 @@ impl Planner<'_> {
                     None if now.is_directory() => return self.anew(name, then, here),
                     None => self.link(now.keg, name, here),
                 }
-                self.note(Step::MovedBack, path.clone(), then);
+                self.becomes(now.keg, then.keg);
+                self.note(Step::MovedBack, here.path_of(name), then);
                 self.settle(then, &now)?;
                 Ok(here.within(&now, name, false))
             }
-            (None, Some(true)) if !then.is_directory() => {
-                self.link(then.keg, name, here);
-                self.note(Step::BroughtBack, path, then);
-                Ok(here.within(then, name, true))
-            }
-            _ => self.anew(name, then, here),
+            None => self.anew(name, then, here),
         }
+    }
+
+    /// Brings a removed node back.
+    fn back(&mut self, name: &[u8], then: &Node, now: &Node, here: &Here) -> Result<Here, ReplicaError> {
+        self.becomes(now.keg, then.keg);
+        self.plan.ops.push(OpKind::Restore { keg: now.keg, parent: here.keg, name: name.to_vec() });
+        self.note(Step::BroughtBack, here.path_of(name), then);
+        self.settle(then, now)?;
+        Ok(here.within(now, name, true))
     }
 
     /// The name of today that a keg is moved from: of several, one at which it was not then.
@@ -454,8 +508,8 @@ impl Planner<'_> {
     }
 
     fn anew(&mut self, name: &[u8], then: &Node, here: &Here) -> Result<Here, ReplicaError> {
-        let keg = (self.fresh)();
-        self.used.insert(keg, true);
+        let keg = (self.way.fresh)();
+        self.becomes(keg, then.keg);
         self.plan.ops.push(OpKind::Create {
             keg,
             parent: here.keg,
@@ -469,7 +523,7 @@ impl Planner<'_> {
         });
         self.note(Step::MadeAnew, here.path_of(name), then);
         // No inode has this number.
-        let made = Node { keg, ino: 0, size: then.target.len() as u64, mtime_ns: self.at_ns, ..then.clone() };
+        let made = Node { keg, ino: 0, size: then.target.len() as u64, mtime_ns: self.way.at_ns, ..then.clone() };
         self.settle(then, &made)?;
         Ok(here.within(&made, name, true))
     }
@@ -496,113 +550,9 @@ impl Planner<'_> {
         }
         self.replica.view().lookup(here.ino, name)
     }
-
-    /// As [`Self::settle`], telling of it.
-    fn update(&mut self, then: &Node, now: &Node, path: &[u8]) -> Result<(), ReplicaError> {
-        let before = self.plan.ops.len();
-        let content = self.settle(then, now)?;
-        // A directory's own time is set when its names are done.
-        if content {
-            self.note(Step::Content, path.to_vec(), then);
-        } else if self.plan.ops.len() > before {
-            self.note(Step::Attributes, path.to_vec(), then);
-        }
-        Ok(())
-    }
-
-    /// Gives `now` content and attributes of `then`. Says whether the content was another.
-    fn settle(&mut self, then: &Node, now: &Node) -> Result<bool, ReplicaError> {
-        let content = then.kind == NodeKind::File && self.content(then, now)?;
-        let new = |then, now| (then != now).then_some(then);
-        let mtime = then.mtime_ns != now.mtime_ns && !then.is_directory();
-        let (mode, uid, gid) =
-            (new(u32::from(then.mode), u32::from(now.mode)), new(then.uid, now.uid), new(then.gid, now.gid));
-        if mode.is_some() || uid.is_some() || gid.is_some() || mtime {
-            let mode = mode.is_some().then_some(then.mode);
-            let mtime_ns = mtime.then_some(then.mtime_ns);
-            self.plan.ops.push(OpKind::SetAttr { keg: now.keg, mode, uid, gid, atime_ns: None, mtime_ns });
-        }
-        let had: HashMap<_, _> = self.past.xattrs(then.ino)?.into_iter().collect();
-        let has: HashMap<_, _> = self.replica.view().xattrs(now.ino)?.into_iter().collect();
-        let mut names: Vec<_> = had.keys().chain(has.keys()).collect::<HashSet<_>>().into_iter().collect();
-        names.sort_unstable();
-        for name in names {
-            match (had.get(name), has.get(name)) {
-                (then, now) if then == now => {}
-                (Some(value), _) => {
-                    let (name, value) = (name.clone(), value.clone());
-                    self.plan.ops.push(OpKind::SetXattr { keg: now.keg, name, value });
-                }
-                (None, _) => self.plan.ops.push(OpKind::RemoveXattr { keg: now.keg, name: name.clone() }),
-            }
-        }
-        Ok(content)
-    }
-
-    /// The ranges that differ, as operations.
-    fn content(&mut self, then: &Node, now: &Node) -> Result<bool, ReplicaError> {
-        let had = self.past.extents(then.ino, 0, u64::MAX)?;
-        let has = if now.ino == 0 { Vec::new() } else { self.replica.view().extents(now.ino, 0, u64::MAX)? };
-        let holes = holes(&had, &has, then.size);
-        let mut same = has.iter().peekable();
-        let put: Vec<Extent> = had
-            .into_iter()
-            .filter(|extent| {
-                while same.next_if(|other| other.offset < extent.offset).is_some() {}
-                same.peek() != Some(&extent)
-            })
-            .collect();
-        if put.is_empty() && holes.is_empty() && then.size == now.size {
-            return Ok(false);
-        }
-        let truncate = (then.size < now.size).then_some(then.size);
-        let mut parts = put.chunks(OP_EXTENTS);
-        let first = parts.next().unwrap_or_default().to_vec();
-        let (keg, size, mtime_ns) = (now.keg, then.size, then.mtime_ns);
-        self.plan.ops.push(OpKind::Content { keg, truncate, holes, extents: first, size, mtime_ns });
-        for part in parts {
-            let extents = part.to_vec();
-            self.plan.ops.push(OpKind::Content { keg, truncate: None, holes: Vec::new(), extents, size, mtime_ns });
-        }
-        Ok(true)
-    }
 }
 
 /// Something of the one sort can become the other by a change of content and attributes.
 fn same_sort(now: &Node, then: &Node) -> bool {
     now.kind == then.kind && now.rdev == then.rdev && now.target == then.target
-}
-
-/// Ranges below `size` that `has` covers and `had` does not.
-fn holes(had: &[Extent], has: &[Extent], size: u64) -> Vec<Range> {
-    let mut holes: Vec<Range> = Vec::new();
-    let mut add = |from: u64, to: u64| {
-        let to = to.min(size);
-        if from >= to {
-            return;
-        }
-        match holes.last_mut() {
-            Some(last) if last.offset + last.len == from => last.len += to - from,
-            _ => holes.push(Range { offset: from, len: to - from }),
-        }
-    };
-    let mut kept = had.iter().peekable();
-    for extent in has {
-        let mut at = extent.offset;
-        while at < extent.end() {
-            while kept.next_if(|other| other.end() <= at).is_some() {}
-            match kept.peek() {
-                Some(next) if next.offset <= at => at = next.end(),
-                Some(next) if next.offset < extent.end() => {
-                    add(at, next.offset);
-                    at = next.end();
-                }
-                _ => {
-                    add(at, extent.end());
-                    at = extent.end();
-                }
-            }
-        }
-    }
-    holes
 }

@@ -13,7 +13,7 @@ use crate::format::*;
 use crate::keg::{Node, ROOT_INO};
 
 /// What somebody who looks sees at one path.
-type Seen = (NodeKind, u16, Vec<Extent>, u64, Vec<Xattr>, Vec<u8>);
+type Seen = (NodeKind, u16, Vec<Extent>, u64, Vec<Xattr>, Vec<u8>, Vec<Vec<u8>>);
 type Tree = BTreeMap<Vec<Vec<u8>>, Seen>;
 
 /// Reads of a moment or of today.
@@ -28,7 +28,7 @@ impl Look for Past<'_> {
     }
     fn seen(&self, node: &Node) -> Seen {
         let extents = self.extents(node.ino, 0, u64::MAX).unwrap();
-        (node.kind, node.mode, extents, node.size, self.xattrs(node.ino).unwrap(), node.target.clone())
+        (node.kind, node.mode, extents, node.size, self.xattrs(node.ino).unwrap(), node.target.clone(), Vec::new())
     }
 }
 
@@ -39,22 +39,31 @@ impl Look for Replica {
     fn seen(&self, node: &Node) -> Seen {
         let view = self.view();
         let extents = view.extents(node.ino, 0, u64::MAX).unwrap();
-        (node.kind, node.mode, extents, node.size, view.xattrs(node.ino).unwrap(), node.target.clone())
+        (node.kind, node.mode, extents, node.size, view.xattrs(node.ino).unwrap(), node.target.clone(), Vec::new())
     }
 }
 
 fn tree(look: &dyn Look) -> Tree {
-    fn walk(look: &dyn Look, dir: u64, path: &[Vec<u8>], tree: &mut Tree) {
+    fn walk(look: &dyn Look, dir: u64, path: &[Vec<u8>], tree: &mut Tree, inos: &mut BTreeMap<Vec<Vec<u8>>, u64>) {
         for entry in look.names(dir) {
             let path = [path, &[entry.name]].concat();
             tree.insert(path.clone(), look.seen(&entry.node));
+            inos.insert(path.clone(), entry.ino);
             if entry.node.is_directory() {
-                walk(look, entry.ino, &path, tree);
+                walk(look, entry.ino, &path, tree, inos);
             }
         }
     }
-    let mut found = Tree::new();
-    walk(look, ROOT_INO, &[], &mut found);
+    let (mut found, mut inos) = (Tree::new(), BTreeMap::new());
+    walk(look, ROOT_INO, &[], &mut found, &mut inos);
+    // Which names are of one file: by the first of them.
+    let mut first: BTreeMap<u64, &Vec<Vec<u8>>> = BTreeMap::new();
+    for (path, ino) in &inos {
+        let first = *first.entry(*ino).or_insert(path);
+        if let Some(seen) = found.get_mut(path) {
+            seen.6.clone_from(first);
+        }
+    }
     found
 }
 
@@ -70,10 +79,16 @@ fn path(text: &str) -> Vec<Vec<u8>> {
     text.split('/').filter(|name| !name.is_empty()).map(|name| name.as_bytes().to_vec()).collect()
 }
 
-fn restore(replica: &Replica, seq: u64, at: &str, later: Later, first: u32) -> RestorePlan {
+fn planned(replica: &Replica, basis: &Basis<'_>, seq: u64, at: &str, later: Later, first: u32) -> Option<RestorePlan> {
     let past = replica.at(seq).unwrap();
-    let plan = replica.plan_restore(&past, &path(at), later, 0, AT, &fresh_ids(first)).unwrap().unwrap();
-    replica.submit_all(plan.ops.clone(), AT).unwrap();
+    let way = Way { later, horizon: 0, at_ns: AT, fresh: &fresh_ids(first) };
+    replica.plan_restore(basis, &past, &path(at), &way).unwrap()
+}
+
+fn restore(replica: &Replica, seq: u64, at: &str, later: Later, first: u32) -> RestorePlan {
+    let basis = replica.basis();
+    let plan = planned(replica, &basis, seq, at, later, first).unwrap();
+    assert_eq!(replica.submit_all(&basis, plan.ops.clone(), AT).unwrap(), Grouped::default());
     plan
 }
 
@@ -117,8 +132,7 @@ proptest! {
             confirm_all(&replica, head + 1, 1);
             prop_assert_eq!(&tree(&*replica), &expected);
         }
-        let again = replica.plan_restore(&replica.at(then).unwrap(), &[], Later::Remove, 0, AT, &fresh_ids(2_000_000));
-        let again = again.unwrap().unwrap();
+        let again = planned(&replica, &replica.basis(), then, "", Later::Remove, 2_000_000).unwrap();
         prop_assert!(again.steps.iter().all(|step| step.step == Step::Attributes), "nothing is left to do: {:?}", again.ops);
         restore(&replica, head, "", Later::Remove, 3_000_000);
         prop_assert_eq!(&tree(&*replica), &today);
@@ -220,6 +234,248 @@ fn a_renamed_file_is_led_back_under_the_name_that_it_has() {
     assert_eq!(names(&replica), ["new"]);
     let ino = replica.view().lookup(1, b"new").unwrap().unwrap().ino;
     assert_eq!(replica.view().extents(ino, 0, 99).unwrap(), [extent(0, 10, 1)]);
-    let never = replica.plan_restore(&replica.at(1).unwrap(), &path("never"), Later::Keep, 0, AT, &fresh_ids(9));
-    assert!(never.unwrap().is_none());
+    assert!(planned(&replica, &replica.basis(), 1, "never", Later::Keep, 9).is_none());
+    assert!(planned(&replica, &replica.basis(), 1, "never", Later::Remove, 9).is_none());
+}
+
+fn gone(id: u32, parent: KegId, name: &[u8]) -> OpKind {
+    OpKind::Unlink { keg: keg(id), parent, name: name.to_vec() }
+}
+
+fn link(id: u32, parent: KegId, name: &[u8]) -> OpKind {
+    OpKind::Link { keg: keg(id), parent, name: name.to_vec() }
+}
+
+fn moved(id: u32, (parent, name): (KegId, &[u8]), (new_parent, new_name): (KegId, &[u8])) -> OpKind {
+    let (name, new_name) = (name.to_vec(), new_name.to_vec());
+    OpKind::Rename { keg: keg(id), parent, name, new_parent, new_name, target: None, exchange: false }
+}
+
+fn sizes(replica: &Replica) -> Vec<(String, u64)> {
+    let name = |path: &[Vec<u8>]| String::from_utf8(path.join(&b'/')).unwrap();
+    tree(replica).iter().map(|(path, seen)| (name(path), seen.3)).collect()
+}
+
+fn sized(expected: &[(&str, u64)]) -> Vec<(String, u64)> {
+    expected.iter().map(|(name, size)| ((*name).to_owned(), *size)).collect()
+}
+
+/// `ln -f a b`, undone: what `b` was comes back beside `a`, not into it.
+#[test]
+fn a_link_made_since_does_not_lead_one_file_into_another() {
+    for (first, second) in [("a", "b"), ("b", "a")] {
+        let dir = tempdir();
+        let replica = open(dir.path());
+        let files = [(1, first, 3), (2, second, 30)];
+        for (seq, (id, name, len)) in (1..).zip(files) {
+            apply(&replica, seq, vec![file(keg(id), name), content(keg(id), vec![extent(0, len, id as u8)], 5)]);
+        }
+        let then = tree(&*replica);
+        let second_name = second.as_bytes();
+        apply(&replica, 3, vec![gone(2, KegId::ROOT, second_name), link(1, KegId::ROOT, second_name)]);
+        let plan = planned(&replica, &replica.basis(), 2, "", Later::Keep, 100).unwrap();
+        assert!(!plan.ops.iter().any(|op| matches!(op, OpKind::Content { .. })), "{:?}", plan.ops);
+        restore(&replica, 2, second, Later::Keep, 100);
+        assert_eq!(tree(&*replica), then);
+        confirm_all(&replica, 4, 1);
+        assert_eq!(tree(&*replica), then);
+        apply(&replica, 5, vec![gone(2, KegId::ROOT, second_name), link(1, KegId::ROOT, second_name)]);
+        let both = tree(&*replica);
+        apply(&replica, 6, vec![content(keg(1), vec![extent(0, 7, 9)], 6)]);
+        restore(&replica, 5, second, Later::Keep, 200);
+        assert_eq!(tree(&*replica), both, "two names of one file are led back as one");
+    }
+}
+
+/// Both names were of one file, were saved over by programs that put a new file in the place, and are of one file again.
+#[test]
+fn names_of_one_file_are_of_one_file_again() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    apply(&replica, 1, vec![file(keg(1), "a"), content(keg(1), vec![extent(0, 10, 1)], 5), link(1, KegId::ROOT, b"b")]);
+    let then = tree(&*replica);
+    let save = |id: u32, name: &str| {
+        vec![gone(1, KegId::ROOT, name.as_bytes()), file(keg(id), name), content(keg(id), vec![extent(0, 20, 2)], 6)]
+    };
+    apply(&replica, 2, [save(2, "a"), save(3, "b")].concat());
+    let today = tree(&*replica);
+    assert_ne!(today, then);
+    restore(&replica, 1, "", Later::Keep, 100);
+    assert_eq!(tree(&*replica), then);
+    confirm_all(&replica, 3, 1);
+    assert_eq!(tree(&*replica), then);
+    restore(&replica, 2, "", Later::Keep, 200);
+    assert_eq!(tree(&*replica), today, "and back");
+}
+
+#[test]
+fn directories_above_a_restored_file_stay_as_they_are_and_where_they_are() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    let made = vec![
+        create(keg(1), KegId::ROOT, b"d", NodeKind::Directory),
+        create(keg(2), keg(1), b"f", NodeKind::File),
+        content(keg(2), vec![extent(0, 10, 1)], 5),
+    ];
+    apply(&replica, 1, made);
+    let chmod =
+        OpKind::SetAttr { keg: keg(1), mode: Some(0o700), uid: None, gid: None, atime_ns: None, mtime_ns: None };
+    let tag = OpKind::SetXattr { keg: keg(1), name: b"user.tag".to_vec(), value: b"new".to_vec() };
+    apply(&replica, 2, vec![chmod, tag, content(keg(2), vec![extent(0, 20, 2)], 6)]);
+    restore(&replica, 1, "d/f", Later::Remove, 100);
+    let above = replica.view().node_of(&keg(1)).unwrap().unwrap();
+    assert_eq!(above.mode, 0o700);
+    assert_eq!(replica.view().xattrs(above.ino).unwrap().len(), 1);
+    assert_eq!(replica.view().node_of(&keg(2)).unwrap().unwrap().size, 10);
+    confirm_all(&replica, 3, 1);
+    // Moved since, and worked in: what is in it stays there, but for what was asked for.
+    let work = create(keg(3), keg(1), b"work", NodeKind::File);
+    apply(&replica, 4, vec![moved(1, (KegId::ROOT, b"d"), (KegId::ROOT, b"e")), work]);
+    restore(&replica, 1, "d/f", Later::Keep, 200);
+    assert_eq!(sizes(&replica), sized(&[("d", 0), ("d/f", 10), ("e", 0), ("e/work", 0)]));
+}
+
+/// What a restoration brought is taken away again by the way back that it names.
+#[test]
+fn what_a_restoration_brought_back_goes_again_with_the_removal_of_what_came_later() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    let made = vec![
+        create(keg(1), KegId::ROOT, b"p", NodeKind::Directory),
+        create(keg(2), keg(1), b"f", NodeKind::File),
+        content(keg(2), vec![extent(0, 10, 1)], 5),
+    ];
+    apply(&replica, 1, made);
+    // Removed with its directory.
+    apply(&replica, 2, vec![gone(2, keg(1), b"f"), gone(1, KegId::ROOT, b"p")]);
+    restore(&replica, 1, "p/f", Later::Keep, 100);
+    assert_eq!(sizes(&replica), sized(&[("p", 0), ("p/f", 10)]));
+    confirm_all(&replica, 3, 1);
+    assert!(planned(&replica, &replica.basis(), 2, "p/f", Later::Keep, 150).is_none(), "it stays unless asked");
+    restore(&replica, 2, "p/f", Later::Remove, 200);
+    assert_eq!(sizes(&replica), sized(&[]));
+    confirm_all(&replica, 4, 2);
+    // Moved with its directory, where there is other work now.
+    restore(&replica, 3, "", Later::Remove, 300);
+    confirm_all(&replica, 5, 3);
+    let work = create(keg(4), keg(1), b"work", NodeKind::File);
+    apply_by(&replica, 6, vec![moved(1, (KegId::ROOT, b"p"), (KegId::ROOT, b"q")), work]);
+    restore(&replica, 5, "p/f", Later::Keep, 400);
+    assert_eq!(sizes(&replica), sized(&[("p", 0), ("p/f", 10), ("q", 0), ("q/work", 0)]));
+    confirm_all(&replica, 7, 4);
+    restore(&replica, 6, "p/f", Later::Remove, 500);
+    assert_eq!(sizes(&replica), sized(&[("q", 0), ("q/f", 10), ("q/work", 0)]));
+}
+
+fn apply_by(replica: &Replica, seq: u64, ops: Vec<OpKind>) {
+    let ops = ops.into_iter().map(|kind| op(seq - 1, kind)).collect();
+    replica.apply(&[confirmed(seq, BOB, 100 + seq, Some(ops))], None).unwrap();
+}
+
+/// The file that a restoration is about, after entry 2: at 1 it was another in both halves.
+fn halves(replica: &Replica) -> (Vec<Extent>, Vec<Extent>) {
+    let (old, new) = (vec![extent(0, 50, 1), extent(50, 50, 2)], vec![extent(0, 50, 3), extent(50, 50, 4)]);
+    apply(replica, 1, vec![file(keg(1), "plan.txt"), content(keg(1), old.clone(), 5)]);
+    apply(replica, 2, vec![content(keg(1), new.clone(), 6)]);
+    (old, new)
+}
+
+fn extents(replica: &Replica, name: &str) -> Vec<Extent> {
+    let ino = replica.view().lookup(ROOT_INO, name.as_bytes()).unwrap().unwrap().ino;
+    replica.view().extents(ino, 0, u64::MAX).unwrap()
+}
+
+fn patch() -> OpKind {
+    let extents = vec![extent(60, 4, 9)];
+    OpKind::Content { keg: keg(1), truncate: None, holes: vec![], extents, size: 100, mtime_ns: 7 }
+}
+
+/// Somebody writes while the plan is made, or after it was made: that stays, and the old version stands beside it, whole.
+#[test]
+fn what_others_write_while_a_restoration_is_planned_is_not_overwritten_and_not_mixed_in() {
+    for before_reading in [false, true] {
+        let dir = tempdir();
+        let replica = open(dir.path());
+        let (old, _) = halves(&replica);
+        let basis = replica.basis();
+        let mut plan = planned(&replica, &basis, 1, "", Later::Keep, 100).unwrap();
+        apply(&replica, 3, vec![patch()]);
+        if before_reading {
+            plan = planned(&replica, &basis, 1, "", Later::Keep, 100).unwrap();
+        }
+        let written = extents(&replica, "plan.txt");
+        assert!(written.contains(&extent(60, 4, 9)));
+        let told = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let kept = std::sync::Arc::clone(&told);
+        replica.on_change(move |changes| kept.lock().extend_from_slice(changes));
+        assert_eq!(replica.submit_all(&basis, plan.ops, AT).unwrap(), Grouped { beside: 1 });
+        let check = |when: &str| {
+            assert_eq!(extents(&replica, "plan.txt"), written, "{when}");
+            let names = names(&replica);
+            let beside = names.iter().find(|name| name.contains("(conflict, ")).unwrap();
+            assert_eq!(extents(&replica, beside), old, "{when}");
+            assert_eq!(names.len(), 2, "{when}");
+            beside.clone().into_bytes()
+        };
+        let beside = check("pending");
+        let name_told = |change: &Change| matches!(change, Change::Entry { name, .. } if *name == beside);
+        assert!(told.lock().iter().any(name_told), "the kernel is told of the name");
+        confirm_all(&replica, 4, 1);
+        check("confirmed");
+    }
+}
+
+#[test]
+fn what_others_have_written_to_meanwhile_is_not_removed_with_what_came_later() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    apply(&replica, 1, vec![file(keg(2), "first")]);
+    apply(&replica, 2, vec![file(keg(1), "later"), content(keg(1), vec![extent(0, 50, 1)], 5), file(keg(3), "unseen")]);
+    let basis = replica.basis();
+    let plan = planned(&replica, &basis, 1, "", Later::Remove, 100).unwrap();
+    apply(&replica, 3, vec![patch()]);
+    replica.submit_all(&basis, plan.ops, AT).unwrap();
+    assert_eq!(names(&replica), ["first", "later"]);
+    confirm_all(&replica, 4, 1);
+    assert_eq!(names(&replica), ["first", "later"]);
+}
+
+/// What this machine writes makes no conflict with what it does later, so the plan is made again.
+#[test]
+fn what_is_written_here_while_a_restoration_is_planned_has_it_planned_again() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    let (old, _) = halves(&replica);
+    replica.submit(file(keg(5), "other"), AT).unwrap();
+    let mut write: Vec<Box<dyn Fn()>> = Vec::new();
+    write.push(Box::new(|| drop(replica.submit(patch(), AT).unwrap())));
+    write.push(Box::new(|| {
+        let slot = replica.reserve(keg(1)).unwrap();
+        replica.fill(slot, Some(op(2, patch()))).unwrap();
+    }));
+    // Sent and confirmed meanwhile.
+    write.push(Box::new(|| {
+        replica.submit(patch(), AT).unwrap();
+        confirm_all(&replica, 3, 1);
+    }));
+    for write in write {
+        let basis = replica.basis();
+        let plan = planned(&replica, &basis, 1, "plan.txt", Later::Keep, 100).unwrap();
+        let seen = replica.pending_counts().pending;
+        write();
+        let pending = replica.pending_counts().pending.max(seen);
+        assert!(matches!(replica.submit_all(&basis, plan.ops, AT), Err(ReplicaError::Overtaken)));
+        assert!(replica.pending_counts().pending <= pending, "nothing of it was done");
+    }
+    // What is still being sealed comes before it in the log.
+    let (basis, slot) = (replica.basis(), replica.reserve(keg(1)).unwrap());
+    let plan = planned(&replica, &basis, 1, "plan.txt", Later::Keep, 100).unwrap();
+    assert!(matches!(replica.submit_all(&basis, plan.ops, AT), Err(ReplicaError::Overtaken)));
+    replica.fill(slot, None).unwrap();
+    // Other files do not matter.
+    let basis = replica.basis();
+    let plan = planned(&replica, &basis, 1, "plan.txt", Later::Keep, 100).unwrap();
+    replica.submit(content(keg(5), vec![extent(0, 5, 7)], 8), AT).unwrap();
+    assert_eq!(replica.submit_all(&basis, plan.ops, AT).unwrap(), Grouped::default());
+    assert_eq!(extents(&replica, "plan.txt"), old);
 }

@@ -1,6 +1,6 @@
 //! What the state lock guards: the pending queue, the overlay that results from it, and the confirmed head.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -98,6 +98,11 @@ impl Queue {
         }
     }
 
+    /// Content of this file is still being sealed.
+    pub(super) fn is_reserved(&self, keg: &KegId) -> bool {
+        self.reserved.contains_key(keg)
+    }
+
     /// Forgets everything up to `number`.
     pub(super) fn confirm(&mut self, number: u64) {
         while self.first <= number && self.ops.pop_front().is_some() {
@@ -131,6 +136,8 @@ pub(super) struct State {
     pub(super) usage: (i64, i64),
     pub(super) overlay: Overlay,
     pub(super) queue: Queue,
+    /// Files whose content own work has changed since each [`super::group::Basis`] was taken.
+    pub(super) written_since: HashMap<u64, HashSet<KegId>>,
     pub(super) closed: bool,
 }
 
@@ -168,6 +175,13 @@ impl State {
         }
     }
 
+    /// Remembers, for who has taken a basis, that the content of `keg` is another.
+    fn written(&mut self, keg: KegId) {
+        for written in self.written_since.values_mut() {
+            written.insert(keg);
+        }
+    }
+
     /// Some pending operation depends on more than the rows that it has touched: it found nothing to do, or it moves
     /// something, which depends on all directories above.
     pub(super) fn depends_on_others(&self) -> bool {
@@ -189,6 +203,9 @@ impl State {
             OpKind::SetAttr { keg, .. } => (None, Some(*keg)),
             _ => (None, None),
         };
+        if let OpKind::Content { keg, .. } = &op.kind {
+            self.written(*keg);
+        }
         let applied = match self.apply(tools, &op, number, adopt, created) {
             Ok(applied) => applied,
             Err(error) => {
@@ -219,6 +236,7 @@ impl State {
         let Place::Reserved(keg) = queued.place else { return Err(ReplicaError::NoSuchSlot(number)) };
         queued.place = op.map_or(Place::Void, |op| Place::Filled(Arc::new(op)));
         self.queue.advance();
+        self.written(keg);
         let mut result = Ok(());
         while let Some(reserved) = self.queue.reserved.get(&keg) {
             let Some(&slot) = reserved.slots.front() else {

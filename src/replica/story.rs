@@ -133,11 +133,11 @@ impl Replica {
         })
     }
 
-    /// Removed nodes, the latest first, at most `limit`.
+    /// Removed nodes, the latest first, at most `limit` of those after `after`: by which entry, and the inode number.
     ///
     /// # Errors
     /// Those of reading.
-    pub fn removed(&self, limit: usize) -> Result<Vec<RemovedNode>, ReplicaError> {
+    pub fn removed(&self, after: Option<(u64, u64)>, limit: usize) -> Result<Vec<RemovedNode>, ReplicaError> {
         read(self.shared(), |shared, conn| {
             let mut statement = conn.prepare_cached(concat!(
                 "SELECT ",
@@ -146,10 +146,12 @@ impl Replica {
                            WHERE p.keg = n.removed_parent AND d.placed_seq = n.removed_seq)
                 OR EXISTS (SELECT 1 FROM node p JOIN dentry_past d ON d.parent = p.ino AND d.name = n.removed_name
                            WHERE p.keg = n.removed_parent AND d.from_seq = n.removed_seq)
-                 FROM node n WHERE n.removed_seq IS NOT NULL ORDER BY n.removed_seq DESC LIMIT ?1"
+                 FROM node n WHERE n.removed_seq IS NOT NULL AND (n.removed_seq, n.ino) < (?2, ?3)
+                 ORDER BY n.removed_seq DESC, n.ino DESC LIMIT ?1"
             ))?;
             let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-            let removed = statement.query_map([limit], |row| {
+            let (seq, ino) = after.map_or((i64::MAX, i64::MAX), |(seq, ino)| (seq.cast_signed(), ino.cast_signed()));
+            let removed = statement.query_map([limit, seq, ino], |row| {
                 let node = rows::node(row, 0, &shared.cache.devices)?.node;
                 Ok(RemovedNode { node, replaced: row.get(rows::NODE_WIDTH)? })
             })?;

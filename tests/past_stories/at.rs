@@ -80,7 +80,7 @@ fn moments_are_named_in_many_ways_and_none_is_made_up() {
     fs::write(alice.join("note"), "one").unwrap();
     team.alice.sync();
     let lines: serde_json::Value = serde_json::from_str(&team.alice.ok(&["history", "acme/note", "--json"])).unwrap();
-    let version = lines[0]["version"].as_str().unwrap().to_owned();
+    let version = lines["lines"][0]["version"].as_str().unwrap().to_owned();
     fs::write(alice.join("note"), "two").unwrap();
     team.alice.sync();
     let at = alice.join(".keg/at");
@@ -92,7 +92,7 @@ fn moments_are_named_in_many_ways_and_none_is_made_up() {
     team.alice.sync();
     wait_for("now is now", SOON, || fs::read(at.join("now/note")).is_ok_and(|read| read == b"three"));
     assert_eq!(fs::read_dir(&at).unwrap().count(), 0, "moments are found by name only");
-    for none in ["2001-01-01", "1000w-ago", "seq-999999", "tomorrow", "seq-"] {
+    for none in ["2001-01-01", "1000w-ago", "seq-999999", "tomorrow", "seq-", "2099-01-01", "2099-01-01T00:00:00Z"] {
         assert_eq!(errno(fs::metadata(at.join(none))), libc::ENOENT, "{none}");
     }
     assert_eq!(errno(fs::create_dir(at.join("mine"))), libc::EROFS);

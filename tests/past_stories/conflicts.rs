@@ -37,7 +37,7 @@ fn apart(team: &mut Team, (alice, bob): (&Path, &Path), act: impl FnOnce(&Path, 
 
 fn conflicts(team: &Team) -> Vec<serde_json::Value> {
     team.alice.sync();
-    json(&team.alice.ok(&["conflicts", "list", "acme", "--json"])).as_array().unwrap().clone()
+    json(&team.alice.ok(&["conflicts", "list", "acme", "--json"]))["lines"].as_array().unwrap().clone()
 }
 
 fn start() -> (Team, PathBuf, PathBuf) {
@@ -87,7 +87,7 @@ fn both_overwrite_a_file_and_one_version_is_kept_or_discarded_by_command() {
     assert!(conflicts(&team).is_empty());
     // Both are undone through the trash.
     let trash = json(&team.alice.ok(&["trash", "acme", "--json"]));
-    assert!(trash.as_array().unwrap().iter().any(|line| line["path"] == of("other")), "{trash}");
+    assert!(trash["lines"].as_array().unwrap().iter().any(|line| line["path"] == of("other")), "{trash}");
 }
 
 #[test]

@@ -42,13 +42,13 @@ fn a_file_that_is_saved_again_and_again_has_a_history_and_each_version_comes_bac
 
     let lines = json(&team.alice.ok(&["history", alice.join("final plan.odt").to_str().unwrap(), "--json"]));
     let what = |line: &serde_json::Value| line["what"].to_string();
-    let lines = lines.as_array().unwrap();
+    let lines = lines["lines"].as_array().unwrap();
     assert!(what(&lines[0]).contains("content, 5 B") && lines[0]["author"] == "bob's laptop", "{lines:?}");
     assert_eq!(lines[0]["path"], "final plan.odt");
     assert!(what(&lines[1]).contains("renamed from plan.odt"), "{lines:?}");
     // By the name that it had, which is nobody's today: the version before it was saved anew, too.
     let old = json(&team.alice.ok(&["history", "acme/plan.odt", "--json"]));
-    let old = old.as_array().unwrap();
+    let old = old["lines"].as_array().unwrap();
     let first = old.last().unwrap();
     assert!(what(first).contains("created") && first["path"] == "plan.odt", "{old:?}");
     assert!(old.iter().any(|line| what(line).contains("replaced by a new file")), "{old:?}");
@@ -143,7 +143,7 @@ fn what_was_removed_is_in_the_trash_and_comes_back_by_name() {
     fs::remove_dir_all(alice.join("photos/summer")).unwrap();
     team.alice.sync();
     let trash = json(&team.alice.ok(&["trash", "acme", "--json"]));
-    let paths: Vec<_> = trash.as_array().unwrap().iter().map(|line| line["path"].as_str().unwrap()).collect();
+    let paths: Vec<_> = trash["lines"].as_array().unwrap().iter().map(|line| line["path"].as_str().unwrap()).collect();
     assert!(paths.contains(&"note.txt") && paths.contains(&"photos/summer/sea.jpg"), "{paths:?}");
     team.alice.ok(&["trash", "acme", "--restore", "note.txt"]);
     assert_eq!(fs::read(alice.join("note.txt")).unwrap(), b"keep me");
@@ -165,6 +165,55 @@ fn what_was_removed_is_in_the_trash_and_comes_back_by_name() {
     assert_eq!(fs::read(alice.join("note.txt")).unwrap(), b"another");
 }
 
+/// An answer is bounded. What it cannot list it counts, and what was asked for is done and told.
+#[test]
+fn what_is_too_much_for_an_answer_is_done_all_the_same_and_counted() {
+    let mut team = Team::new();
+    let (alice, _bob) = team.mount();
+    // Bytes that are no text, of which an answer has room for a fourth: 300 paths take more than one answer.
+    let part = OsStr::from_bytes(&[0xff; 250]);
+    let deep = alice.join("deep").join(part).join(part).join(part).join(part);
+    fs::create_dir_all(&deep).unwrap();
+    for number in 0..300 {
+        fs::write(deep.join(format!("{number:03}")), "x").unwrap();
+    }
+    team.alice.sync();
+    let before = digest(&alice);
+    tick();
+    let at = jiff::Timestamp::now().to_string();
+    tick();
+    for remove in [&["restore", "acme", "--at", &at][..], &["trash", "acme", "--restore", "deep"]] {
+        fs::remove_dir_all(alice.join("deep")).unwrap();
+        team.alice.sync();
+        let trash = json(&team.alice.ok(&["trash", "acme", "--limit", "1000000", "--json"]));
+        assert!(trash["more"] == true && trash["lines"].as_array().unwrap().len() > 50, "{trash}");
+        let few = json(&team.alice.ok(&["trash", "acme", "--limit", "3", "--json"]));
+        assert!(few["more"] == true && few["lines"].as_array().unwrap().len() == 3, "{few}");
+        assert!(team.alice.ok(&["trash", "acme", "--limit", "3"]).contains("--limit N shows more"));
+        let dry = json(&team.alice.ok(&["restore", "acme", "--at", &at, "--dry-run", "--json"]));
+        let listed = dry["steps"].as_array().unwrap().len() as u64;
+        assert!(dry["changes"] == 305 && (50..300).contains(&listed), "{} {listed}", dry["changes"]);
+        let done = team.alice.ok(remove);
+        assert!(done.contains("305 changes led back") && done.contains("more\n"), "{done}");
+        assert!(done.contains("to undo this"), "{done}");
+        assert_eq!(digest(&alice), before);
+        team.alice.sync();
+    }
+    // An entry that gives hundreds of names tells some.
+    fs::create_dir(alice.join("many")).unwrap();
+    team.alice.sync();
+    team.server.pause();
+    for number in 0..100 {
+        fs::write(alice.join("many").join(number.to_string()), "").unwrap();
+    }
+    team.server.resume();
+    team.alice.sync();
+    let history = json(&team.alice.ok(&["history", "acme/many", "--json"]));
+    let told = |line: &serde_json::Value| line["what"].as_array().unwrap().len();
+    assert!(history["lines"].as_array().unwrap().iter().all(|line| told(line) <= 21), "{history}");
+    assert!(history.to_string().contains(" more\""), "{history}");
+}
+
 #[test]
 fn wrong_requests_are_refused_with_the_next_step() {
     let mut team = Team::new();
@@ -178,6 +227,7 @@ fn wrong_requests_are_refused_with_the_next_step() {
     };
     refused(&["restore", "acme/a", "--at", "last tuesday"], 2, "10m-ago");
     refused(&["restore", "acme/a", "--at", "2001-01-01"], 1, "younger than that");
+    refused(&["restore", "acme/a", "--at", "2099-01-01"], 2, "yet to come");
     refused(&["restore", "acme/a", "--at", "seq-99999"], 1, "cannot be shown");
     refused(&["restore", "acme/never", "--at", "now"], 1, "was not there");
     refused(&["restore", "nowhere/a", "--at", "now"], 2, "kegfs status");
@@ -204,7 +254,10 @@ fn what_was_removed_before_a_change_of_the_key_comes_back_for_everybody() {
     team.alice.sync();
     wait_for("bob to see it", SOON, || fs::read(bob.join("docs/plan")).is_ok());
     let before = fs::metadata(alice.join("docs/plan")).unwrap().ino();
-    let at = json(&team.alice.ok(&["history", "acme/docs/plan", "--json"]))[0]["version"].as_str().unwrap().to_owned();
+    let at = json(&team.alice.ok(&["history", "acme/docs/plan", "--json"]))["lines"][0]["version"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     fs::remove_dir_all(alice.join("docs")).unwrap();
     fs::remove_file(alice.join("note")).unwrap();
     team.alice.sync();
@@ -223,7 +276,10 @@ fn what_was_removed_before_a_change_of_the_key_comes_back_for_everybody() {
     assert_ne!(fs::metadata(alice.join("docs/plan")).unwrap().ino(), before, "another file with the same content");
     // Its history begins with that, for who has none from before.
     let history = json(&carol.ok(&["history", "acme/docs/plan", "--json"]));
-    assert_eq!(history.as_array().unwrap().iter().filter(|line| line.to_string().contains("content")).count(), 1);
+    assert_eq!(
+        history["lines"].as_array().unwrap().iter().filter(|line| line.to_string().contains("content")).count(),
+        1
+    );
     // And it is theirs to work with.
     fs::write(hers.join("docs/plan"), "carol's plan").unwrap();
     wait_for("carol's version", SOON, || fs::read(bob.join("docs/plan")).is_ok_and(|text| text == b"carol's plan"));

@@ -199,14 +199,14 @@ fn history_and_trash_show_what_is_left_and_it_comes_back() {
     bob.sync();
     let json = |arguments: &[&str]| -> serde_json::Value { serde_json::from_str(&bob.ok(arguments)).unwrap() };
     let lines = json(&["history", "acme/plan", "--json"]);
-    let lines = lines.as_array().unwrap();
+    let lines = lines["lines"].as_array().unwrap();
     assert!((2..=3).contains(&lines.len()), "what was thinned out is not listed: {lines:?}");
     for line in lines {
         let version = line["version"].as_str().unwrap();
         bob.ok(&["restore", "acme/plan", "--at", version, "--dry-run"]);
     }
     let trash = json(&["trash", "acme", "--json"]);
-    let paths: Vec<_> = trash.as_array().unwrap().iter().map(|line| line["path"].as_str().unwrap()).collect();
+    let paths: Vec<_> = trash["lines"].as_array().unwrap().iter().map(|line| line["path"].as_str().unwrap()).collect();
     assert_eq!(paths, ["later"], "of the other no version is left");
     bob.ok(&["trash", "acme", "--restore", "later"]);
     let before = lines.last().unwrap()["version"].as_str().unwrap();

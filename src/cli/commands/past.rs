@@ -8,7 +8,7 @@ use std::path::Path;
 use super::super::args::{ConflictsCommand, HistoryArgs, RestoreArgs, TrashArgs};
 use super::super::backend::Backend;
 use super::super::control::{
-    Bytes, ConflictLine, HistoryLine, PastRequest, PastResponse, Place, Request, Response, Restored, TrashLine,
+    Bytes, ConflictLine, HistoryLine, Listed, PastRequest, PastResponse, Place, Request, Response, Restored, TrashLine,
 };
 use super::super::failure::Failure;
 use super::super::output::{self, Output, bytes, clock_time, harmless, table};
@@ -56,7 +56,10 @@ pub fn conflicts(command: ConflictsCommand, backend: &mut Backend<'_>, output: O
         ConflictsCommand::Discard { path } => (PastRequest::ConflictDiscard { place: place(&path)? }, "discarded"),
     };
     match ask(backend, request)? {
-        PastResponse::Conflicts(lines) => output.show(&lines, &output::conflicts(&lines)),
+        PastResponse::Conflicts(list) => {
+            let more = if list.more { "there are more, which are listed when these are ended\n" } else { "" };
+            output.show(&list, &(output::conflicts(&list.lines) + more))
+        }
         PastResponse::ConflictEnded(line) => output.show(&line, &ended_text(&line, done)),
         other => Err(unexpected(&Response::Past(other))),
     }
@@ -76,8 +79,8 @@ fn place(path: &OsStr) -> Result<Place, Failure> {
     Ok(Place { typed: bytes(path), absolute: bytes(absolute.as_os_str()) })
 }
 
-fn history_text(lines: &[HistoryLine]) -> String {
-    let rows = lines.iter().map(|line| {
+fn history_text(list: &Listed<HistoryLine>) -> String {
+    let rows = list.lines.iter().map(|line| {
         [
             line.version.clone(),
             clock_time(line.at_ms),
@@ -87,7 +90,9 @@ fn history_text(lines: &[HistoryLine]) -> String {
             harmless(&line.what.join(", ")),
         ]
     });
-    table(["VERSION", "TIME", "BY", "SIZE", "PATH", "WHAT"], rows)
+    let more =
+        if list.more { "older versions are not shown; --limit N shows more, up to some thousands\n" } else { "" };
+    table(["VERSION", "TIME", "BY", "SIZE", "PATH", "WHAT"], rows) + more
 }
 
 fn restored_text(restored: &Restored) -> String {
@@ -97,7 +102,11 @@ fn restored_text(restored: &Restored) -> String {
         let _ = writeln!(text, "{}: {}{size}", step.step, harmless(&step.path.shown()));
     }
     let when = restored.at_ms.map_or_else(String::new, |at| format!(" of {}", clock_time(at)));
-    let count = restored.steps.len();
+    let count = restored.changes;
+    let more = count.saturating_sub(restored.steps.len() as u64);
+    if more > 0 {
+        let _ = writeln!(text, "… and {more} more");
+    }
     let _ = match (restored.dry_run, count) {
         (_, 0) => writeln!(text, "nothing to do: it is as it was in {}{when}", restored.version),
         (true, _) => writeln!(text, "{count} changes would lead back to {}{when}; nothing was done", restored.version),
@@ -107,17 +116,24 @@ fn restored_text(restored: &Restored) -> String {
             restored.version, restored.undo
         ),
     };
+    if restored.beside > 0 {
+        let _ = writeln!(
+            text,
+            "{} of them stand beside what others have made meanwhile; see: kegfs conflicts list",
+            restored.beside
+        );
+    }
     if restored.kept_later > 0 {
         let _ = writeln!(text, "{} names that came later stay; --remove-later removes them", restored.kept_later);
     }
     text
 }
 
-fn trash_text(lines: &[TrashLine]) -> String {
-    if lines.is_empty() {
+fn trash_text(list: &Listed<TrashLine>) -> String {
+    if list.lines.is_empty() && !list.more {
         return "nothing was removed, as far as it is known here\n".to_owned();
     }
-    let rows = lines.iter().map(|line| {
+    let rows = list.lines.iter().map(|line| {
         [
             clock_time(line.removed_ms),
             harmless(&line.author),
@@ -125,8 +141,9 @@ fn trash_text(lines: &[TrashLine]) -> String {
             harmless(&line.path.shown()),
         ]
     });
-    let list = table(["REMOVED", "BY", "SIZE", "PATH"], rows);
-    format!("{list}bring one back: kegfs trash FOLDER --restore PATH\n")
+    let more = if list.more { "earlier ones are not shown; --limit N shows more, up to some thousands\n" } else { "" };
+    let lines = table(["REMOVED", "BY", "SIZE", "PATH"], rows);
+    format!("{lines}{more}bring one back: kegfs trash FOLDER --restore PATH\n")
 }
 
 fn ended_text(line: &ConflictLine, done: &str) -> String {

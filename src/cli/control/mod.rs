@@ -6,6 +6,7 @@
 mod client;
 mod doctor;
 mod joining;
+mod listed;
 mod past;
 mod protocol;
 mod server;
@@ -17,6 +18,7 @@ pub use joining::{
     DeviceInfo, DeviceRequest, DeviceResponse, InviteInfo, InviteRequest, InviteResponse, Private, RevokedInfo,
     WaitingInfo,
 };
+pub use listed::Listed;
 pub use past::{
     Bytes, ConflictLine, HistoryLine, PastRequest, PastResponse, Place, RestoreStep, Restored, RetentionChange,
     RetentionInfo, TrashLine,
@@ -28,5 +30,5 @@ pub use protocol::{
 pub use server::{Handler, Server};
 pub use trust::{AccessInfo, ComparisonInfo, ContactInfo, EvidenceInfo, ReaderInfo, VersionInfo};
 
-/// No request is longer: a folder's name and a path fit many times.
+/// No request and no answer is longer: a folder's name and a path fit many times, and lists end ([`Listed`]).
 const MOST_LINE_BYTES: u64 = 1 << 20;

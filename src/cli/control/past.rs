@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Listed;
+
 /// A name or a path as bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -113,13 +115,13 @@ pub enum PastRequest {
 #[serde(rename_all = "snake_case")]
 pub enum PastResponse {
     /// Of `History`.
-    History(Vec<HistoryLine>),
+    History(Listed<HistoryLine>),
     /// Of `Restore` and `TrashRestore`.
     Restored(Restored),
     /// Of `Trash`.
-    Trash(Vec<TrashLine>),
+    Trash(Listed<TrashLine>),
     /// Of `Conflicts`.
-    Conflicts(Vec<ConflictLine>),
+    Conflicts(Listed<ConflictLine>),
     /// Of `Retention`.
     Retention(RetentionInfo),
     /// Of `ConflictKeep` and `ConflictDiscard`: what it was.
@@ -194,8 +196,12 @@ pub struct Restored {
     pub at_ms: Option<i64>,
     /// Nothing was changed.
     pub dry_run: bool,
-    /// What is done to which path.
+    /// Of how many paths something is done to one.
+    pub changes: u64,
+    /// What is done to which path: the first of them.
     pub steps: Vec<RestoreStep>,
+    /// Versions and names that stand beside what others have made meanwhile, as conflicts.
+    pub beside: u64,
     /// Names that came later and stay.
     pub kept_later: u64,
     /// The version before this change: restoring to it undoes it.

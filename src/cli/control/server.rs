@@ -123,6 +123,12 @@ fn answer(stream: UnixStream, handler: &dyn Handler) -> io::Result<()> {
     }
     let send = |reply: &Reply| -> io::Result<()> {
         let mut line = serde_json::to_vec(reply)?;
+        if line.len() as u64 >= MOST_LINE_BYTES {
+            line = serde_json::to_vec(&Reply::Failed(Failure::new(
+                Code::Failure,
+                "what was asked for was done, but the answer is too long to be passed on; ask for less of it",
+            )))?;
+        }
         line.push(b'\n');
         (&stream).write_all(&line)
     };

@@ -12,14 +12,17 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 
-use super::super::control::{PastRequest, PastResponse, RestoreStep, Restored};
+use super::super::control::{Listed, PastRequest, PastResponse, RestoreStep, Restored};
 use super::super::failure::{Code, Failure};
 use super::super::when::{self, When};
 use super::Engine;
 use crate::format::KegId;
-use crate::replica::{Later, PlannedStep, ReplicaError, RestorePlan, Step};
+use crate::replica::{Basis, Later, PlannedStep, ReplicaError, RestorePlan, Step, Way};
 use crate::sync::{Folder, SyncError};
 use crate::sys::{clock, random};
+
+/// How often something is planned anew where programs here keep writing to the files that it is about.
+const ATTEMPTS: usize = 5;
 
 impl Engine {
     /// Does what `request` asks.
@@ -68,36 +71,60 @@ impl Engine {
         later: Later,
         dry_run: bool,
     ) -> Result<Restored, Failure> {
-        self.mounts.flush_all()?;
         let seq = moment(folder, at)?;
         let past = folder.replica.at(seq).map_err(|error| self.read_failed(error))?;
-        let plan = folder
-            .replica
-            .plan_restore(&past, path, later, folder.horizon(), clock::unix_nanos(), &fresh_keg)
-            .map_err(|error| self.read_failed(error))?;
-        let plan = plan.ok_or_else(|| {
-            Failure::new(
-                Code::Failure,
-                format!(
-                    "{} was not there at {at}; `kegfs history` shows which versions there are",
-                    String::from_utf8_lossy(&path.join(&b'/'))
-                ),
-            )
-        })?;
-        self.carry_out(folder, plan, past.seq(), dry_run)
+        let way = Way { later, horizon: folder.horizon(), at_ns: clock::unix_nanos(), fresh: &fresh_keg };
+        self.on_a_basis(folder, |basis| {
+            let plan = folder
+                .replica
+                .plan_restore(basis, &past, path, &way)
+                .map_err(|error| self.read_failed(error))?
+                .ok_or_else(|| was_not_there(path, at, later))?;
+            self.carry_out(folder, basis, plan, seq, dry_run)
+        })
     }
 
-    /// Does what a plan says, if it may and is to be done.
-    fn carry_out(&self, folder: &Arc<Folder>, plan: RestorePlan, seq: u64, dry_run: bool) -> Result<Restored, Failure> {
+    /// Has `body` read and do something, again where programs here have written meanwhile to what it is about.
+    fn on_a_basis<T>(
+        &self,
+        folder: &Folder,
+        mut body: impl FnMut(&Basis<'_>) -> Result<Option<T>, Failure>,
+    ) -> Result<T, Failure> {
+        for _ in 0..ATTEMPTS {
+            self.mounts.flush_all()?;
+            if let Some(done) = body(&folder.replica.basis())? {
+                return Ok(done);
+            }
+        }
+        Err(Failure::new(Code::Busy, ReplicaError::Overtaken.to_string()))
+    }
+
+    /// Does what a plan says, if it may and is to be done. `None`: nothing was done, since programs here have written to
+    /// the files meanwhile.
+    fn carry_out(
+        &self,
+        folder: &Folder,
+        basis: &Basis<'_>,
+        plan: RestorePlan,
+        seq: u64,
+        dry_run: bool,
+    ) -> Result<Option<Restored>, Failure> {
         let undo = when::version(folder.replica.head().seq);
+        let mut beside = 0;
         if !dry_run && !plan.ops.is_empty() {
             must_write(folder)?;
-            folder.replica.submit_all(plan.ops, clock::unix_nanos()).map_err(|error| self.read_failed(error))?;
+            beside = match folder.replica.submit_all(basis, plan.ops, clock::unix_nanos()) {
+                Ok(grouped) => grouped.beside,
+                Err(ReplicaError::Overtaken) => return Ok(None),
+                Err(error) => return Err(self.read_failed(error)),
+            };
             folder.replica.flush(true).map_err(|error| self.read_failed(error))?;
         }
         let at_ms = folder.replica.time_of(seq).map_err(|error| self.read_failed(error))?;
-        let steps = plan.steps.into_iter().map(step).collect();
-        Ok(Restored { version: when::version(seq), at_ms, dry_run, steps, kept_later: plan.kept_later, undo })
+        let changes = plan.steps.len() as u64;
+        let steps = Listed::of(plan.steps.into_iter().map(step), usize::MAX).lines;
+        let version = when::version(seq);
+        Ok(Some(Restored { version, at_ms, dry_run, changes, steps, beside, kept_later: plan.kept_later, undo }))
     }
 
     fn read_failed(&self, error: ReplicaError) -> Failure {
@@ -110,6 +137,15 @@ impl Engine {
     }
 }
 
+fn was_not_there(path: &[Vec<u8>], at: &str, later: Later) -> Failure {
+    let path = String::from_utf8_lossy(&path.join(&b'/')).into_owned();
+    let next = match later {
+        Later::Keep => "`kegfs history` shows which versions there are, and --remove-later removes what came later",
+        Later::Remove => "nor is it now; `kegfs history` shows which versions there are",
+    };
+    Failure::new(Code::Failure, format!("{path} was not there at {at}; {next}"))
+}
+
 /// The position of the log that `at` means.
 fn moment(folder: &Folder, at: &str) -> Result<u64, Failure> {
     let now_ms = clock::unix_nanos() / 1_000_000;
@@ -118,6 +154,7 @@ fn moment(folder: &Folder, at: &str) -> Result<u64, Failure> {
         .ok_or_else(|| Failure::new(Code::Usage, format!("{at} is no moment; give for example {}", when::ACCEPTED)))?;
     match parsed {
         When::Version(seq) => Ok(seq),
+        When::ToCome => Err(Failure::new(Code::Usage, format!("{at} is yet to come"))),
         When::Time(time_ms) => {
             folder.replica.seq_at(time_ms).map_err(|error| Failure::new(Code::Failure, error.to_string()))?.ok_or_else(
                 || {

@@ -37,7 +37,7 @@ impl KegDir for At {
         let seq = match parsed {
             Some(When::Version(seq)) => Some(seq),
             Some(When::Time(time_ms)) => replica.seq_at(time_ms).map_err(|error| source::told(&error))?,
-            None => None,
+            Some(When::ToCome) | None => None,
         };
         let Some(seq) = seq else { return Ok(None) };
         match replica.at(seq) {

@@ -6,17 +6,17 @@
 use std::sync::Arc;
 
 use super::super::super::conflicts::of;
-use super::super::super::control::ConflictLine;
+use super::super::super::control::{ConflictLine, Listed};
 use super::super::super::failure::{Code, Failure};
 use super::super::Engine;
 use super::must_write;
 use crate::format::OpKind;
-use crate::replica::ConflictName;
+use crate::replica::{Basis, ConflictName, Grouped, ReplicaError};
 use crate::sync::Folder;
 use crate::sys::clock;
 
 /// Those of one folder or of all.
-pub(super) fn list(engine: &Engine, folder: Option<&str>) -> Result<Vec<ConflictLine>, Failure> {
+pub(super) fn list(engine: &Engine, folder: Option<&str>) -> Result<Listed<ConflictLine>, Failure> {
     engine.mounts.flush_all()?;
     let folders = match folder {
         Some(which) => vec![engine.unlocked.folder(which)?],
@@ -27,11 +27,10 @@ pub(super) fn list(engine: &Engine, folder: Option<&str>) -> Result<Vec<Conflict
         let found = of(&folder).map_err(|error| engine.read_failed(error))?;
         lines.extend(found.into_iter().map(|(_, line)| line));
     }
-    Ok(lines)
+    Ok(Listed::of(lines, usize::MAX))
 }
 
 fn one(engine: &Engine, folder: &Arc<Folder>, path: &[Vec<u8>]) -> Result<(ConflictName, ConflictLine), Failure> {
-    engine.mounts.flush_all()?;
     must_write(folder)?;
     let path = path.join(&b'/');
     let found = of(folder).map_err(|error| engine.read_failed(error))?;
@@ -49,50 +48,71 @@ fn one(engine: &Engine, folder: &Arc<Folder>, path: &[Vec<u8>]) -> Result<(Confl
 
 /// The conflict version takes the name and place of the other, which goes to the trash.
 pub(super) fn keep(engine: &Engine, folder: &Arc<Folder>, path: &[Vec<u8>]) -> Result<ConflictLine, Failure> {
-    let (conflict, line) = one(engine, folder, path)?;
-    let failed = |error| engine.read_failed(error);
-    let replica = &folder.replica;
-    let original = replica.view().lookup(conflict.parent_ino, &conflict.wanted).map_err(failed)?;
-    if original.as_ref().is_some_and(|original| original.is_directory() || conflict.node.is_directory()) {
-        return Err(Failure::new(
-            Code::Failure,
-            format!(
-                "{} and {} are not both files: move what is to stay from one to the other, and remove the empty one",
-                line.original.shown(),
-                line.path.shown()
-            ),
-        ));
-    }
-    let rename = OpKind::Rename {
-        keg: conflict.node.keg,
-        parent: conflict.parent,
-        name: conflict.name,
-        new_parent: conflict.parent,
-        new_name: conflict.wanted,
-        target: original.map(|original| original.keg),
-        exchange: false,
-    };
-    end(engine, folder, rename)?;
-    Ok(line)
+    engine.on_a_basis(folder, |basis| {
+        let (conflict, line) = one(engine, folder, path)?;
+        let original = folder
+            .replica
+            .view()
+            .lookup(conflict.parent_ino, &conflict.wanted)
+            .map_err(|error| engine.read_failed(error))?;
+        if original.as_ref().is_some_and(|original| original.is_directory() || conflict.node.is_directory()) {
+            return Err(Failure::new(
+                Code::Failure,
+                format!(
+                    "{} and {} are not both files: move what is to stay from one to the other, and remove the empty one",
+                    line.original.shown(),
+                    line.path.shown()
+                ),
+            ));
+        }
+        let rename = OpKind::Rename {
+            keg: conflict.node.keg,
+            parent: conflict.parent,
+            name: conflict.name,
+            new_parent: conflict.parent,
+            new_name: conflict.wanted,
+            target: original.map(|original| original.keg),
+            exchange: false,
+        };
+        match end(engine, folder, basis, rename)? {
+            Some(Grouped { beside: 0 }) => Ok(Some(line)),
+            Some(_) => Err(Failure::new(
+                Code::Failure,
+                format!(
+                    "somebody else has changed {} meanwhile, so both versions stay; look at them, and end it again",
+                    line.original.shown()
+                ),
+            )),
+            None => Ok(None),
+        }
+    })
 }
 
 /// The conflict version goes to the trash.
 pub(super) fn discard(engine: &Engine, folder: &Arc<Folder>, path: &[Vec<u8>]) -> Result<ConflictLine, Failure> {
-    let (conflict, line) = one(engine, folder, path)?;
-    let full = conflict.node.is_directory()
-        && !folder.replica.view().is_empty(conflict.node.ino).map_err(|error| engine.read_failed(error))?;
-    if full {
-        return Err(Failure::new(
-            Code::Failure,
-            format!("{} is a directory with something in it; move that, or remove it", line.path.shown()),
-        ));
-    }
-    let (keg, parent, name) = (conflict.node.keg, conflict.parent, conflict.name);
-    end(engine, folder, OpKind::Unlink { keg, parent, name })?;
-    Ok(line)
+    engine.on_a_basis(folder, |basis| {
+        let (conflict, line) = one(engine, folder, path)?;
+        let full = conflict.node.is_directory()
+            && !folder.replica.view().is_empty(conflict.node.ino).map_err(|error| engine.read_failed(error))?;
+        if full {
+            return Err(Failure::new(
+                Code::Failure,
+                format!("{} is a directory with something in it; move that, or remove it", line.path.shown()),
+            ));
+        }
+        let (keg, parent, name) = (conflict.node.keg, conflict.parent, conflict.name);
+        let ended = end(engine, folder, basis, OpKind::Unlink { keg, parent, name })?;
+        Ok(ended.map(|_| line))
+    })
 }
 
-fn end(engine: &Engine, folder: &Folder, op: OpKind) -> Result<(), Failure> {
-    let done = folder.replica.submit_all(vec![op], clock::unix_nanos()).and_then(|()| folder.replica.flush(true));
-    done.map_err(|error| engine.read_failed(error))
+/// `None`: a program here has written meanwhile to what would go.
+fn end(engine: &Engine, folder: &Folder, basis: &Basis<'_>, op: OpKind) -> Result<Option<Grouped>, Failure> {
+    let grouped = match folder.replica.submit_all(basis, vec![op], clock::unix_nanos()) {
+        Ok(grouped) => grouped,
+        Err(ReplicaError::Overtaken) => return Ok(None),
+        Err(error) => return Err(engine.read_failed(error)),
+    };
+    folder.replica.flush(true).map_err(|error| engine.read_failed(error))?;
+    Ok(Some(grouped))
 }

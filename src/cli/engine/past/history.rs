@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::super::super::control::HistoryLine;
+use super::super::super::control::{HistoryLine, Listed};
 use super::super::super::failure::{Code, Failure};
 use super::super::super::output;
 use super::super::super::paths::Paths;
@@ -24,6 +24,9 @@ struct Happened {
     size: Option<u64>,
 }
 
+/// What one line says of an entry at most.
+const MOST_WHAT: usize = 20;
+
 type Events = BTreeMap<u64, Happened>;
 
 /// The newest `limit` lines, newest first.
@@ -32,7 +35,7 @@ pub(super) fn of(
     folder: &Folder,
     path: &[Vec<u8>],
     limit: usize,
-) -> Result<Vec<HistoryLine>, Failure> {
+) -> Result<Listed<HistoryLine>, Failure> {
     let replica = &folder.replica;
     let events = events(replica, path).map_err(|error| engine.read_failed(error))?;
     let events = events.ok_or_else(|| {
@@ -40,7 +43,8 @@ pub(super) fn of(
         Failure::new(Code::Failure, format!("there never was {path} in {}, as far as it is known here", folder.name()))
     })?;
     let mut lines = Vec::new();
-    for (seq, happened) in events.into_iter().rev().filter(|(_, happened)| !happened.what.is_empty()).take(limit) {
+    let most = limit.saturating_add(1);
+    for (seq, happened) in events.into_iter().rev().filter(|(_, happened)| !happened.what.is_empty()).take(most) {
         let line = replica.view().log_line(seq).map_err(|error| engine.read_failed(error))?;
         lines.push(HistoryLine {
             version: when::version(replica.moment_after(seq).map_err(|error| engine.read_failed(error))?),
@@ -48,10 +52,20 @@ pub(super) fn of(
             author: line.map_or_else(String::new, |line| line.label),
             path: happened.path.unwrap_or_else(|| path.join(&b'/')).into(),
             size: happened.size,
-            what: happened.what,
+            what: some(happened.what),
         });
     }
-    Ok(lines)
+    Ok(Listed::of(lines, limit))
+}
+
+/// One entry may have given thousands of names.
+fn some(mut what: Vec<String>) -> Vec<String> {
+    let more = what.len().saturating_sub(MOST_WHAT);
+    if more > 1 {
+        what.truncate(MOST_WHAT);
+        what.push(format!("and {more} more"));
+    }
+    what
 }
 
 fn events(replica: &Replica, path: &[Vec<u8>]) -> Result<Option<Events>, ReplicaError> {

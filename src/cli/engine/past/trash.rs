@@ -1,21 +1,24 @@
 //! Removed files, and bringing one back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use super::super::super::control::{Bytes, Restored, TrashLine};
+use super::super::super::control::{Bytes, Listed, Restored, TrashLine};
 use super::super::super::failure::{Code, Failure};
 use super::super::super::paths::Paths;
 use super::super::super::when;
 use super::super::Engine;
 use super::must_write;
-use crate::format::{KegId, OpKind, check_name};
+use crate::format::{DeviceId, KegId, OpKind, check_name};
 use crate::keg::{Node, Removed};
-use crate::replica::{Later, PlannedStep, Replica, ReplicaError, RestorePlan, Step};
+use crate::replica::{Basis, Later, PlannedStep, Replica, ReplicaError, RestorePlan, Step};
 use crate::sync::Folder;
 use std::sync::Arc;
 
 /// What was removed with a directory: by the same device, within this time before it.
 const TOGETHER_MS: i64 = 3_600_000;
+
+/// Removed nodes read at once.
+const PAGE: usize = 1024;
 
 /// One removed node.
 struct Gone {
@@ -29,9 +32,9 @@ struct Gone {
 }
 
 /// The latest `limit`. What was replaced by a later version is no trash: `kegfs history` has it.
-pub(super) fn list(engine: &Engine, folder: &Folder, limit: usize) -> Result<Vec<TrashLine>, Failure> {
-    let gone = gone(&folder.replica, limit).map_err(|error| engine.read_failed(error))?;
-    Ok(gone.into_iter().map(line).collect())
+pub(super) fn list(engine: &Engine, folder: &Folder, limit: usize) -> Result<Listed<TrashLine>, Failure> {
+    let gone = gone(&folder.replica, limit.saturating_add(1)).map_err(|error| engine.read_failed(error))?;
+    Ok(Listed::of(gone.into_iter().map(line), limit))
 }
 
 fn line(gone: Gone) -> TrashLine {
@@ -64,39 +67,50 @@ fn last_shown(replica: &Replica, node: &Node, parent: u64, last: &Removed) -> Re
 /// Removed nodes, the latest first.
 fn gone(replica: &Replica, limit: usize) -> Result<Vec<Gone>, ReplicaError> {
     let mut paths = Paths::default();
+    let mut entries: HashMap<u64, (i64, String)> = HashMap::new();
     let mut found = Vec::new();
+    let mut before = None;
     // Saving by renaming makes a replaced file each time: there may be many of them for one that was removed.
-    for removed in replica.removed(usize::MAX)? {
-        if found.len() >= limit {
-            break;
+    loop {
+        let page = replica.removed(before, PAGE)?;
+        let last = page.len() < PAGE;
+        for removed in page {
+            let Some(gone) = &removed.node.removed else { continue };
+            before = Some((gone.stamp.seq, removed.node.ino));
+            if found.len() == limit {
+                return Ok(found);
+            }
+            if removed.replaced {
+                continue;
+            }
+            // Removed here a moment ago and brought back since, or the other way round: the mounted view decides.
+            if replica.view().node(removed.node.ino)?.is_none_or(|node| node.nlink > 0) {
+                continue;
+            }
+            let Some(parent) = replica.view().ino_of(&gone.parent)? else { continue };
+            let shown = match last_shown(replica, &removed.node, parent, gone) {
+                Ok(Some(shown)) => shown,
+                // From before this member's history, or thinned out meanwhile.
+                Ok(None) | Err(ReplicaError::NoSuchMoment { .. } | ReplicaError::ThinnedOut { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            let path = paths.of(replica, parent, &gone.name)?;
+            let seq = gone.stamp.seq;
+            let (removed_ms, author) = match entries.get(&seq) {
+                Some(known) => known.clone(),
+                None => {
+                    let line = replica.view().log_line(seq)?;
+                    let known = line.map_or_else(Default::default, |line| (line.created_ms, line.label));
+                    entries.insert(seq, known.clone());
+                    known
+                }
+            };
+            found.push(Gone { path, seq, shown, removed_ms, author, node: removed.node });
         }
-        let Some(last) = &removed.node.removed else { continue };
-        if removed.replaced {
-            continue;
+        if last {
+            return Ok(found);
         }
-        // Removed here a moment ago and brought back since, or the other way round: the mounted view decides.
-        if replica.view().node(removed.node.ino)?.is_none_or(|node| node.nlink > 0) {
-            continue;
-        }
-        let Some(parent) = replica.view().ino_of(&last.parent)? else { continue };
-        let shown = match last_shown(replica, &removed.node, parent, last) {
-            Ok(Some(shown)) => shown,
-            // From before this member's history, or thinned out meanwhile.
-            Ok(None) | Err(ReplicaError::NoSuchMoment { .. } | ReplicaError::ThinnedOut { .. }) => continue,
-            Err(error) => return Err(error),
-        };
-        let path = paths.of(replica, parent, &last.name)?;
-        let line = replica.view().log_line(last.stamp.seq)?;
-        found.push(Gone {
-            path,
-            seq: last.stamp.seq,
-            shown,
-            removed_ms: line.as_ref().map_or(0, |line| line.created_ms),
-            author: line.map_or_else(String::new, |line| line.label),
-            node: removed.node,
-        });
     }
-    Ok(found)
 }
 
 /// Brings one back under its last name or another; a directory with what was removed with it.
@@ -106,7 +120,16 @@ pub(super) fn restore(
     name: &Bytes,
     new_name: Option<&Bytes>,
 ) -> Result<Restored, Failure> {
-    engine.mounts.flush_all()?;
+    engine.on_a_basis(folder, |basis| restore_on(engine, folder, basis, name, new_name))
+}
+
+fn restore_on(
+    engine: &Engine,
+    folder: &Arc<Folder>,
+    basis: &Basis<'_>,
+    name: &Bytes,
+    new_name: Option<&Bytes>,
+) -> Result<Option<Restored>, Failure> {
     must_write(folder)?;
     let replica = &folder.replica;
     let failed = |error| engine.read_failed(error);
@@ -158,32 +181,31 @@ pub(super) fn restore(
         }
         let before = when::version(one.shown);
         let path: Vec<Vec<u8>> = one.path.split(|byte| *byte == b'/').map(<[u8]>::to_vec).collect();
-        return engine.restore(folder, &path, &before, Later::Keep, false);
+        return engine.restore(folder, &path, &before, Later::Keep, false).map(Some);
     }
     let mut plan = RestorePlan::default();
     bring(&mut plan, one, last.parent, as_name);
+    let mut went_from: HashMap<(KegId, DeviceId), Vec<&Gone>> = HashMap::new();
+    for other in &all {
+        if let Some(removed) = &other.node.removed {
+            went_from.entry((removed.parent, removed.stamp.device)).or_default().push(other);
+        }
+    }
     // Parents before what is in them.
     let mut inside = vec![one.node.keg];
     while let Some(directory) = inside.pop() {
-        let with = |other: &&Gone| {
-            let removed = other.node.removed.as_ref();
-            removed.is_some_and(|removed| {
-                let same = removed.parent == directory && Some(removed.stamp.device) == device_of(one);
-                same && removed.stamp.seq <= one.seq && one.removed_ms - other.removed_ms <= TOGETHER_MS
-            })
-        };
-        for other in all.iter().filter(with) {
-            if let Some(removed) = &other.node.removed {
+        // Each directory once, whatever it says of itself.
+        for other in went_from.remove(&(directory, last.stamp.device)).unwrap_or_default() {
+            let Some(removed) = &other.node.removed else { continue };
+            if removed.stamp.seq <= one.seq && one.removed_ms - other.removed_ms <= TOGETHER_MS {
                 bring(&mut plan, other, directory, removed.name.clone());
-                inside.push(other.node.keg);
+                if other.node.is_directory() {
+                    inside.push(other.node.keg);
+                }
             }
         }
     }
-    engine.carry_out(folder, plan, one.seq.saturating_sub(1), false)
-}
-
-fn device_of(gone: &Gone) -> Option<crate::format::DeviceId> {
-    gone.node.removed.as_ref().map(|removed| removed.stamp.device)
+    engine.carry_out(folder, basis, plan, one.seq.saturating_sub(1), false)
 }
 
 fn bring(plan: &mut RestorePlan, gone: &Gone, parent: KegId, name: Vec<u8>) {
