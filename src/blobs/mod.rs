@@ -12,6 +12,6 @@ mod store_memory;
 mod store_tests;
 
 pub use local::{LocalError, LocalFault, LocalStore, LocalUsage};
-pub use store::{BlobData, BlobError, BlobStore, BlobUpload, Stored};
+pub use store::{BlobData, BlobError, BlobStore, BlobUpload, Listing, Stored};
 pub use store_disk::DiskBlobs;
 pub use store_memory::{BlobFault, FailingBlobs, MemoryBlobs};

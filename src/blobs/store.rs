@@ -5,7 +5,7 @@
 
 use std::io;
 
-use crate::format::{BlobId, DbId};
+use crate::format::{BlobId, BlobRef, DbId};
 use crate::sys::bulk::AlignedBuffer;
 
 /// Why a store cannot do what was asked.
@@ -47,6 +47,15 @@ pub struct Stored {
     pub size_bytes: u64,
     /// False when the store had it already.
     pub new: bool,
+}
+
+/// A part of what a store has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Blobs, with their lengths.
+    pub blobs: Vec<BlobRef>,
+    /// Hash trees whose blobs were not there.
+    pub lone_trees: Vec<BlobId>,
 }
 
 /// A blob on its way in. Dropped before [`finish`](Self::finish), it leaves nothing.
@@ -107,17 +116,29 @@ pub trait BlobStore: Send + Sync {
     /// [`BlobError::Io`].
     fn size(&self, db: &DbId, id: &BlobId) -> Result<Option<u64>, BlobError>;
 
-    /// Removes a blob and its tree. Absent ones are no error.
+    /// Removes a blob and its tree. Absent ones are no error. After a power cut they may be back.
     ///
     /// # Errors
     /// [`BlobError::Io`].
     fn delete(&self, db: &DbId, id: &BlobId) -> Result<(), BlobError>;
 
-    /// All blobs of a folder with their lengths, in no order.
+    /// Removes the hash tree beside a blob, if there is one.
     ///
     /// # Errors
     /// [`BlobError::Io`].
-    fn list(&self, db: &DbId) -> Result<Vec<(BlobId, u64)>, BlobError>;
+    fn delete_tree(&self, db: &DbId, id: &BlobId) -> Result<(), BlobError>;
+
+    /// The folders of which there may be anything.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    fn dbs(&self) -> Result<Vec<DbId>, BlobError>;
+
+    /// What there is of a folder whose ids begin with this byte, in no order: a part, so that no list is too long.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    fn list(&self, db: &DbId, first: u8) -> Result<Listing, BlobError>;
 
     /// The hash tree kept beside a blob by [`keep_tree`](Self::keep_tree). Whoever uses it verifies it.
     ///

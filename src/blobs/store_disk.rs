@@ -14,13 +14,15 @@ use std::path::{Path, PathBuf};
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use super::store::{BlobData, BlobError, BlobStore, BlobUpload, Stored};
-use crate::format::{BlobId, DbId};
+use super::store::{BlobData, BlobError, BlobStore, BlobUpload, Listing, Stored};
+use crate::format::{BlobId, BlobRef, DbId};
 use crate::sys::bulk::{AlignedBuffer, BulkFile, BulkReader};
 use crate::sys::{files, random};
 
 /// Directory of unfinished uploads. No folder's id has this form.
 const TMP: &str = "tmp";
+/// How the name of a hash tree ends.
+const TREE: &str = ".obao";
 
 /// From this length on a blob is read past the page cache the first time that it is asked for: most are fetched by each
 /// member once, and the page cache is for those that are fetched again.
@@ -62,7 +64,7 @@ impl DiskBlobs {
     }
 
     fn tree_path(&self, db: &DbId, id: &BlobId) -> PathBuf {
-        self.dir(db, id).join(format!("{id}.obao"))
+        self.dir(db, id).join(format!("{id}{TREE}"))
     }
 
     fn temp(&self) -> Result<(BulkFile, Temp), BlobError> {
@@ -222,23 +224,41 @@ impl BlobStore for DiskBlobs {
         Ok(())
     }
 
-    fn list(&self, db: &DbId) -> Result<Vec<(BlobId, u64)>, BlobError> {
-        let root = self.root.join(db.to_string());
-        let fail = |error| BlobError::io(format!("listing {}", root.display()), error);
-        let mut blobs = Vec::new();
-        let Some(dirs) = found(fs::read_dir(&root), || format!("listing {}", root.display()))? else {
-            return Ok(blobs);
-        };
-        for dir in dirs {
-            for file in fs::read_dir(dir.map_err(fail)?.path()).map_err(fail)? {
-                let file = file.map_err(fail)?;
-                // Hash trees are the files that have no blob's name.
-                if let Some(id) = file.file_name().to_str().and_then(|name| BlobId::from_canonical(name).ok()) {
-                    blobs.push((id, file.metadata().map_err(fail)?.len()));
-                }
+    fn delete_tree(&self, db: &DbId, id: &BlobId) -> Result<(), BlobError> {
+        found(fs::remove_file(self.tree_path(db, id)), || format!("removing the tree of blob {id}")).map(|_| ())
+    }
+
+    fn dbs(&self) -> Result<Vec<DbId>, BlobError> {
+        let fail = |error| BlobError::io(format!("listing {}", self.root.display()), error);
+        let mut dbs = Vec::new();
+        for dir in fs::read_dir(&self.root).map_err(fail)? {
+            let name = dir.map_err(fail)?.file_name();
+            // Not the directory of unfinished uploads.
+            dbs.extend(name.to_str().and_then(|name| name.parse::<DbId>().ok()));
+        }
+        Ok(dbs)
+    }
+
+    fn list(&self, db: &DbId, first: u8) -> Result<Listing, BlobError> {
+        let dir = self.root.join(db.to_string()).join(format!("{first:02x}"));
+        let context = || format!("listing {}", dir.display());
+        let (mut blobs, mut trees) = (Vec::new(), Vec::new());
+        let Some(files) = found(fs::read_dir(&dir), context)? else { return Ok(Listing::default()) };
+        for file in files {
+            let file = file.map_err(|error| BlobError::io(context(), error))?;
+            let Ok(name) = file.file_name().into_string() else { continue };
+            if let Some(id) = name.strip_suffix(TREE).and_then(|name| BlobId::from_canonical(name).ok()) {
+                trees.push(id);
+            } else if let Ok(id) = BlobId::from_canonical(&name)
+                // Removed meanwhile.
+                && let Some(metadata) = found(file.metadata(), context)?
+            {
+                blobs.push(BlobRef { id, size_bytes: metadata.len() });
             }
         }
-        Ok(blobs)
+        let there: HashSet<BlobId> = blobs.iter().map(|blob| blob.id).collect();
+        trees.retain(|id| !there.contains(id));
+        Ok(Listing { blobs, lone_trees: trees })
     }
 
     fn tree(&self, db: &DbId, id: &BlobId) -> Result<Option<Vec<u8>>, BlobError> {

@@ -1,13 +1,13 @@
 //! Twins of the server's blob store for tests: one in memory, one that fails when told to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::store::{BlobData, BlobError, BlobStore, BlobUpload, Stored};
-use crate::format::{BlobId, DbId};
+use super::store::{BlobData, BlobError, BlobStore, BlobUpload, Listing, Stored};
+use crate::format::{BlobId, BlobRef, DbId};
 
 #[derive(Default)]
 struct Held {
@@ -81,10 +81,26 @@ impl BlobStore for MemoryBlobs {
         Ok(())
     }
 
-    fn list(&self, db: &DbId) -> Result<Vec<(BlobId, u64)>, BlobError> {
+    fn delete_tree(&self, db: &DbId, id: &BlobId) -> Result<(), BlobError> {
+        self.0.lock().trees.remove(&(*db, *id));
+        Ok(())
+    }
+
+    fn dbs(&self) -> Result<Vec<DbId>, BlobError> {
         let held = self.0.lock();
-        let of_db = held.blobs.range((*db, BlobId::ZERO)..=(*db, BlobId([0xff; 32])));
-        Ok(of_db.map(|((_, id), bytes)| (*id, bytes.len() as u64)).collect())
+        let dbs: BTreeSet<DbId> = held.blobs.keys().chain(held.trees.keys()).map(|(db, _)| *db).collect();
+        Ok(dbs.into_iter().collect())
+    }
+
+    fn list(&self, db: &DbId, first: u8) -> Result<Listing, BlobError> {
+        let held = self.0.lock();
+        let of = |(there, id): &(DbId, BlobId)| there == db && id.0[0] == first;
+        let blobs = held.blobs.iter().filter(|(key, _)| of(key));
+        let trees = held.trees.keys().filter(|key| of(key) && !held.blobs.contains_key(*key));
+        Ok(Listing {
+            blobs: blobs.map(|((_, id), bytes)| BlobRef { id: *id, size_bytes: bytes.len() as u64 }).collect(),
+            lone_trees: trees.map(|(_, id)| *id).collect(),
+        })
     }
 
     fn tree(&self, db: &DbId, id: &BlobId) -> Result<Option<Vec<u8>>, BlobError> {
@@ -208,9 +224,19 @@ impl BlobStore for FailingBlobs {
         self.inner.delete(db, id)
     }
 
-    fn list(&self, db: &DbId) -> Result<Vec<(BlobId, u64)>, BlobError> {
+    fn delete_tree(&self, db: &DbId, id: &BlobId) -> Result<(), BlobError> {
         self.up()?;
-        self.inner.list(db)
+        self.inner.delete_tree(db, id)
+    }
+
+    fn dbs(&self) -> Result<Vec<DbId>, BlobError> {
+        self.up()?;
+        self.inner.dbs()
+    }
+
+    fn list(&self, db: &DbId, first: u8) -> Result<Listing, BlobError> {
+        self.up()?;
+        self.inner.list(db, first)
     }
 
     fn tree(&self, db: &DbId, id: &BlobId) -> Result<Option<Vec<u8>>, BlobError> {

@@ -29,6 +29,12 @@ fn get(store: &dyn BlobStore, db: &DbId, id: &BlobId) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
+/// All blobs of a folder with their lengths.
+fn all(store: &dyn BlobStore, db: &DbId) -> Vec<(BlobId, u64)> {
+    let parts = (0..=u8::MAX).flat_map(|first| store.list(db, first).unwrap().blobs);
+    parts.map(|blob| (blob.id, blob.size_bytes)).collect()
+}
+
 fn on_every_store(check: impl Fn(Arc<dyn BlobStore>)) {
     let dir = tempfile::tempdir().unwrap();
     check(Arc::new(DiskBlobs::open(dir.path()).unwrap()));
@@ -52,8 +58,9 @@ fn a_blob_comes_back_whole_and_by_parts_in_its_folder_only() {
         assert!(data.read_exact_at(69_991, &mut part).is_err());
         assert!(get(&*store, &OTHER, &id).is_none());
         assert_eq!(store.size(&DB, &id).unwrap(), Some(70_000));
-        assert_eq!(store.list(&DB).unwrap(), [(id, 70_000)]);
-        assert!(store.list(&OTHER).unwrap().is_empty());
+        assert_eq!(all(&*store, &DB), [(id, 70_000)]);
+        assert!(all(&*store, &OTHER).is_empty());
+        assert_eq!(store.dbs().unwrap(), [DB]);
     });
 }
 
@@ -87,7 +94,7 @@ fn bytes_of_another_blob_and_too_many_bytes_leave_nothing() {
         let mut unfinished = store.upload(&DB, &id, 10).unwrap();
         unfinished.write(b"right").unwrap();
         drop(unfinished);
-        assert!(store.size(&DB, &id).unwrap().is_none() && store.list(&DB).unwrap().is_empty());
+        assert!(store.size(&DB, &id).unwrap().is_none() && all(&*store, &DB).is_empty());
     });
 }
 
@@ -99,7 +106,7 @@ fn trees_lie_beside_their_blob_and_go_with_it() {
         assert!(store.tree(&DB, &id).unwrap().is_none());
         store.keep_tree(&DB, &id, b"tree").unwrap();
         assert_eq!(store.tree(&DB, &id).unwrap().unwrap(), b"tree");
-        assert_eq!(store.list(&DB).unwrap(), [(id, 4)]);
+        assert_eq!(all(&*store, &DB), [(id, 4)]);
         let open = store.open(&DB, &id).unwrap().unwrap();
         store.delete(&DB, &id).unwrap();
         store.delete(&DB, &id).unwrap();
@@ -107,6 +114,13 @@ fn trees_lie_beside_their_blob_and_go_with_it() {
         let mut bytes = [0; 4];
         open.read_exact_at(0, &mut bytes).unwrap();
         assert_eq!(&bytes, b"blob");
+        // Kept by who had the blob open.
+        store.keep_tree(&DB, &id, b"tree").unwrap();
+        let lone = Listing { blobs: vec![], lone_trees: vec![id] };
+        assert_eq!(store.list(&DB, id.0[0]).unwrap(), lone);
+        store.delete_tree(&DB, &id).unwrap();
+        store.delete_tree(&DB, &id).unwrap();
+        assert_eq!(store.list(&DB, id.0[0]).unwrap(), Listing::default());
     });
 }
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::App;
-use super::auth::now_ms;
+use super::auth::{ms_after, now_ms};
 use super::error::Refused;
 use super::store::{Waste, Write};
 use crate::format::DbId;
@@ -21,6 +21,8 @@ use crate::format::DbId;
 const AT_ONCE: usize = 64;
 /// How often it is looked although nothing is known to be due.
 const LOOK: Duration = Duration::from_secs(60);
+/// When what could not be removed is tried again.
+const AGAIN: Duration = Duration::from_secs(3600);
 /// The shortest time between two looks.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -62,7 +64,7 @@ fn all_due(app: &Arc<App>, removed: &mut Removed) -> Result<Duration, Refused> {
         let due = app.store.waste(now_ms(), AT_ONCE)?;
         for same in due.chunk_by(|one, next| one.db == next.db) {
             if let Some(first) = same.first() {
-                remove(app, &first.db, same, removed)?;
+                remove_or_postpone(app, &first.db, same, removed)?;
             }
         }
         if due.len() < AT_ONCE {
@@ -75,22 +77,37 @@ fn all_due(app: &Arc<App>, removed: &mut Removed) -> Result<Duration, Refused> {
     Ok(next_ms.map_or(grace, |next| grace.min(Duration::from_millis(next))).max(PAUSE))
 }
 
+/// Removes blobs of one folder; where that does not work, the other folders' go on.
+fn remove_or_postpone(app: &Arc<App>, db: &DbId, found: &[Waste], removed: &mut Removed) -> Result<(), Refused> {
+    let Err(error) = remove(app, db, found, removed) else { return Ok(()) };
+    tracing::warn!(%db, error = %error.0.message, "removing what nothing refers to failed; it is tried again in an hour");
+    let until_ms = ms_after(AGAIN);
+    let postpone = |waste: &Waste| Write::Postpone { db: *db, blob: waste.blob, due_ms: waste.due_ms, until_ms };
+    Ok(app.committer.submit(found.iter().map(postpone).collect()).durable_blocking()?)
+}
+
 /// Removes blobs of one folder that were waste a moment ago.
 fn remove(app: &Arc<App>, db: &DbId, found: &[Waste], removed: &mut Removed) -> Result<(), Refused> {
     let _alone = app.folders.alone(db);
     // Entries that have their place already are stored after this, and what they refer to is waste no more.
     app.committer.submit(vec![]).durable_blocking()?;
-    let (mut job, mut bytes) = (Vec::new(), 0);
+    let (mut job, mut blobs, mut bytes) = (Vec::new(), 0, 0);
     for waste in found {
         if app.store.waste_of(db, &waste.blob)?.as_ref() != Some(waste) {
             continue;
         }
-        app.blobs.delete(db, &waste.blob)?;
+        if let Err(error) = app.blobs.delete(db, &waste.blob) {
+            // The others are not to wait for what may never work.
+            tracing::warn!(%db, blob = %waste.blob, %error, "a blob cannot be removed; it is tried again in an hour");
+            let until_ms = ms_after(AGAIN);
+            job.push(Write::Postpone { db: *db, blob: waste.blob, due_ms: waste.due_ms, until_ms });
+            continue;
+        }
+        blobs += 1;
         bytes += waste.size_bytes;
         job.push(Write::Discard { db: *db, blob: waste.blob, due_ms: waste.due_ms });
     }
-    let blobs = job.len();
-    if blobs == 0 {
+    if job.is_empty() {
         return Ok(());
     }
     app.committer.submit(job).durable_blocking()?;

@@ -19,6 +19,7 @@ mod mailboxes;
 mod quota;
 mod rate;
 mod routes;
+mod scrub;
 mod store;
 mod tls;
 
@@ -128,6 +129,7 @@ pub struct Running {
     config: Config,
     task: JoinHandle<std::io::Result<()>>,
     garbage: JoinHandle<()>,
+    scrub: JoinHandle<()>,
     /// The data directory's lock, held while the server runs.
     _lock: files::FileLock,
 }
@@ -172,6 +174,7 @@ impl Server {
         let app = Arc::new(App::new(config.clone(), name, store, blobs, committer));
         let hub = app.hub.clone();
         let garbage = tokio::spawn(garbage::collect(Arc::downgrade(&app)));
+        let scrub = tokio::spawn(scrub::run(Arc::downgrade(&app)));
         let service = routes::router(app).into_make_service_with_connect_info::<SocketAddr>();
         let guard = listen::Guard::new(&config.limits);
         let handle = Handle::new();
@@ -196,7 +199,7 @@ impl Server {
         };
         handle.listening().await;
         tracing::info!(%address, https, data = %data.display(), "listening");
-        Ok(Running { address, https, invite, fingerprint, handle, hub, config, task, garbage, _lock: lock })
+        Ok(Running { address, https, invite, fingerprint, handle, hub, config, task, garbage, scrub, _lock: lock })
     }
 
     /// Makes an admission code for `uses` registrations, also beside a running server. Blocks.
@@ -260,6 +263,7 @@ impl Running {
     pub async fn stop(self) -> Result<(), ServerError> {
         self.hub.close();
         self.garbage.abort();
+        self.scrub.abort();
         self.handle.graceful_shutdown(Some(self.config.limits.stop_time));
         match self.task.await {
             Ok(served) => served.map_err(ServerError::Serve),

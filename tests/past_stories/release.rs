@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kegfs::format::{BlobId, EntryKind, KegId, NodeKind, OpKind, Role};
+use kegfs::format::{BlobId, DbId, EntryKind, KegId, NodeKind, OpKind, Role};
 use kegfs::keg::ROOT_INO;
 use kegfs::remote::{Call, Fault, Remote as _, RemoteError};
 use kegfs::server::Limits;
@@ -374,6 +375,77 @@ fn an_upload_that_was_removed_before_its_entry_came_is_sent_again() {
     wait_removed(&pair);
     pair.ours.local.clear_cache().unwrap();
     assert_eq!(read(&pair.ours, "plan").unwrap(), b"uploaded, and then for long nothing");
+}
+
+fn path_of(kegd: &Kegd, db: DbId, blob: &BlobId) -> PathBuf {
+    let dir = kegd.data().join("blobs").join(db.to_string()).join(format!("{:02x}", blob.0[0]));
+    dir.join(blob.to_string())
+}
+
+#[test]
+fn a_blob_that_cannot_be_removed_does_not_hold_up_the_others_of_its_folder_and_of_others() {
+    let pair = Pair::on(Kegd::start_with(at_once()));
+    let second = pair.alice.session().create_folder("second").unwrap();
+    for folder in [&pair.ours, &second] {
+        for version in 0..3 {
+            write(folder, "plan", format!("version {version}").as_bytes());
+            sync(folder);
+        }
+    }
+    pair.settle();
+    let known = stored(&pair.kegd);
+    let past = |folder: &Folder| {
+        let mine = |blob: &&BlobId| path_of(&pair.kegd, folder.id(), blob).exists();
+        let used = in_use(folder);
+        known.iter().filter(mine).filter(|blob| !used.contains(*blob)).copied().collect::<Vec<_>>()
+    };
+    let (stuck, rest) = (past(&pair.ours), past(&second));
+    assert_eq!((stuck.len(), rest.len()), (2, 2));
+    // What a failing disk would do: there is something in its place that does not go.
+    let bad = path_of(&pair.kegd, pair.ours.id(), &stuck[0]);
+    fs::remove_file(&bad).unwrap();
+    fs::create_dir_all(bad.join("stuck")).unwrap();
+    for folder in [&pair.ours, &second] {
+        pair.alice.session().set_retention(folder, NONE).unwrap();
+        pair.alice.session().thin_out(folder).unwrap();
+    }
+    eventually("the others are removed", || {
+        stored(&pair.kegd).is_disjoint(&rest.iter().chain(&stuck).copied().collect())
+    });
+    assert!(bad.exists());
+    assert!(!in_use(&pair.ours).is_empty() && stored(&pair.kegd).is_superset(&in_use(&pair.ours)));
+}
+
+#[test]
+fn what_no_row_knows_is_found_at_the_start_and_removed_and_what_has_one_is_not_touched() {
+    let limits = Limits { upload_keep: Duration::from_millis(500), ..at_once() };
+    let mut pair = Pair::on(Kegd::start_with(limits));
+    for version in 0..3 {
+        write(&pair.ours, "plan", format!("version {version}").repeat(30_000).as_bytes());
+        sync(&pair.ours);
+    }
+    pair.settle();
+    let known = stored(&pair.kegd);
+    assert_eq!(known.len(), 3);
+    let db = pair.ours.id();
+    let kept = known.first().unwrap();
+    pair.kegd.kill();
+    // What a crash leaves: bytes before their row was written, trees after their blob was removed, in a folder and of one that
+    // is nowhere.
+    let orphan = |number: u8| (BlobId([number; 32]), path_of(&pair.kegd, db, &BlobId([number; 32])));
+    let (bytes, lone) = (orphan(7), orphan(9));
+    let tree = |path: &std::path::Path| path.with_extension("obao");
+    for (_, path) in [&bytes, &lone] {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(tree(path), b"a tree").unwrap();
+    }
+    fs::write(&bytes.1, b"bytes that nobody knows of").unwrap();
+    let kept_tree = tree(&path_of(&pair.kegd, db, kept));
+    fs::write(&kept_tree, b"a tree").unwrap();
+    pair.kegd.restart();
+    eventually("they are gone", || !bytes.1.exists() && !tree(&bytes.1).exists() && !tree(&lone.1).exists());
+    assert_eq!(stored(&pair.kegd), known);
+    assert!(kept_tree.exists());
 }
 
 #[test]

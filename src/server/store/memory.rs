@@ -183,6 +183,12 @@ impl Held {
                     db.waste.insert(blob, due_ms);
                 }
             }
+            Write::Postpone { db, blob, due_ms, until_ms } => {
+                let waste = self.dbs.get_mut(&db).and_then(|db| db.waste.get_mut(&blob));
+                if let Some(due) = waste.filter(|due| **due == due_ms) {
+                    *due = until_ms;
+                }
+            }
             Write::Discard { db, blob, .. } => {
                 let db = self.dbs.entry(db).or_default();
                 db.waste.remove(&blob);
@@ -362,6 +368,12 @@ impl LogStore for MemoryStore {
     fn waste_of(&self, db: &DbId, blob: &BlobId) -> Result<Option<Waste>, StoreError> {
         let all = self.waste(i64::MAX, usize::MAX)?;
         Ok(all.into_iter().find(|waste| waste.db == *db && waste.blob == *blob))
+    }
+
+    fn unknown_blobs(&self, db: &DbId, blobs: &[BlobId]) -> Result<Vec<BlobId>, StoreError> {
+        let held = self.0.lock();
+        let known = |id: &&BlobId| held.dbs.get(db).is_some_and(|db| db.blobs.contains_key(*id));
+        Ok(blobs.iter().filter(|id| !known(id)).copied().collect())
     }
 
     fn next_waste_ms(&self) -> Result<Option<i64>, StoreError> {

@@ -275,6 +275,17 @@ pub enum Write {
         /// Milliseconds since 1970 UTC.
         due_ms: i64,
     },
+    /// The blob could not be removed: it is waste, but from `until_ms` on. Where it is not waste since `due_ms`, nothing changes.
+    Postpone {
+        /// The folder.
+        db: DbId,
+        /// Which.
+        blob: BlobId,
+        /// Milliseconds since 1970 UTC.
+        due_ms: i64,
+        /// Likewise.
+        until_ms: i64,
+    },
     /// A device may hold locks in a folder until then; see [`LogStore::lock_holders`].
     LockHolder {
         /// The folder.
@@ -360,6 +371,8 @@ pub trait LogStore: Send + Sync {
     fn waste(&self, now_ms: i64, limit: usize) -> Result<Vec<Waste>, StoreError>;
     /// The same of one blob, whenever it is due.
     fn waste_of(&self, db: &DbId, blob: &BlobId) -> Result<Option<Waste>, StoreError>;
+    /// Those of the blobs of which nothing is known.
+    fn unknown_blobs(&self, db: &DbId, blobs: &[BlobId]) -> Result<Vec<BlobId>, StoreError>;
     /// When the next blob is due.
     fn next_waste_ms(&self) -> Result<Option<i64>, StoreError>;
 

@@ -307,6 +307,10 @@ fn apply(connection: &Connection, write: &Write) -> Result<(), StoreError> {
             expect(changed, "waste")?;
             run("DELETE FROM blob WHERE db=? AND id=?", params![db.0, blob.0])?;
         }
+        Write::Postpone { db, blob, due_ms, until_ms } => {
+            let row = params![until_ms, db.0, blob.0, due_ms];
+            run("UPDATE waste SET due_ms=? WHERE db=? AND id=? AND due_ms=?", row)?;
+        }
         Write::LockHolder { db, account, device, until_ms, now_ms } => {
             run("DELETE FROM lock_holder WHERE db=? AND until_ms<=?", params![db.0, now_ms])?;
             run("INSERT OR REPLACE INTO lock_holder VALUES (?,?,?,?)", params![db.0, account.0, device.0, until_ms])?;
@@ -489,6 +493,17 @@ impl LogStore for SqliteStore {
             params![db.0, blob.0],
             waste,
         )
+    }
+
+    fn unknown_blobs(&self, db: &DbId, blobs: &[BlobId]) -> Result<Vec<BlobId>, StoreError> {
+        let mut unknown = Vec::new();
+        for id in blobs {
+            let known = self.one("SELECT 1 FROM blob WHERE db=? AND id=?", params![db.0, id.0], |_| Ok(()))?;
+            if known.is_none() {
+                unknown.push(*id);
+            }
+        }
+        Ok(unknown)
     }
 
     fn next_waste_ms(&self) -> Result<Option<i64>, StoreError> {

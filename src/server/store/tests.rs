@@ -211,6 +211,13 @@ fn what_is_released_or_never_referred_to_is_waste_until_an_entry_refers_to_it_or
         let waste = Waste { db: DB, blob: id(3), due_ms: 50, size_bytes: 100 };
         assert_eq!((store.waste_of(&DB, &id(3)).unwrap(), store.waste_of(&DB, &id(4)).unwrap()), (Some(waste), None));
         assert_eq!(store.next_waste_ms().unwrap(), Some(25));
+        let postpone = |due_ms, until_ms| Write::Postpone { db: DB, blob: id(2), due_ms, until_ms };
+        done(store, vec![postpone(24, 99)]);
+        assert_eq!(store.next_waste_ms().unwrap(), Some(25), "that was another one");
+        done(store, vec![postpone(25, 60)]);
+        assert_eq!(found(99), [(1, 30), (3, 50), (2, 60)]);
+        done(store, vec![postpone(60, 25)]);
+        assert_eq!(store.unknown_blobs(&DB, &[id(1), id(7), id(3)]).unwrap(), [id(7)]);
         // Sent again it is waste as before; an entry that adds it again ends that.
         done(store, vec![upload(2, 90), blob(3)]);
         assert_eq!(found(99), [(2, 25), (1, 30)]);
