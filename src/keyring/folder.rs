@@ -157,12 +157,17 @@ impl FolderState {
     /// Positions that thinning leaves whatever the rule says: where the epochs began that are current, or that some member
     /// begins with, whose state may have to be handed over or compared. Ascending.
     pub fn lasting(&self) -> Vec<u64> {
+        self.lasting_epochs().map(|epoch| epoch.seq).collect()
+    }
+
+    /// The epochs that begin there.
+    pub fn lasting_epochs(&self) -> impl Iterator<Item = &Epoch> {
         let current = self.epoch();
-        let begun = |epoch: &&Epoch| {
+        let begun = move |epoch: &&Epoch| {
             let number = epoch.start.epoch;
             number == current || self.standing.members.values().any(|member| member.since == Some(number))
         };
-        self.standing.epochs.iter().filter(begun).map(|epoch| epoch.seq).collect()
+        self.standing.epochs.iter().filter(begun)
     }
 
     /// Where the next entry of `device` goes, made now.

@@ -11,7 +11,7 @@
 
 use std::collections::HashSet;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::ReplicaError;
 use super::flush::put_meta;
@@ -41,25 +41,28 @@ pub(super) fn note(conn: &Connection, entry: &Confirmed) -> rusqlite::Result<u64
              ON CONFLICT (id) DO UPDATE SET size = ?2, released = NULL, checkpoint = coalesce(?3, checkpoint)",
         )?;
         for blob in &envelope.adds {
+            let named = is_named(conn, &blob.id)?;
+            // What files consist of is no state that was handed over, whatever somebody says.
+            let of_checkpoint = of_checkpoint.filter(|_| !named);
             add.execute(params![blob.id.as_bytes(), blob.size_bytes.cast_signed(), of_checkpoint])?;
             conn.prepare_cached("DELETE FROM missed WHERE id = ?1")?.execute([blob.id.as_bytes()])?;
-            if entry.added == Added::Known && !is_named(conn, &blob.id)? {
+            if entry.added == Added::Known && !named {
                 conn.prepare_cached("INSERT OR IGNORE INTO loose VALUES (?1)")?.execute([blob.id.as_bytes()])?;
             }
         }
     }
     if let Some(batch) = &entry.batch {
-        note_unadded(conn, batch, &envelope.adds)?;
+        note_unadded(conn, entry.head.seq, batch, &envelope.adds)?;
     }
     let mut in_use = 0;
-    if entry.thin.is_some() {
+    if let Some(thin) = &entry.thin {
         // Also what was added before blobs were noted: who refers to it must know.
         let mut release = conn.prepare_cached(
             "INSERT INTO blob VALUES (?1, ?2, ?3, NULL) ON CONFLICT (id) DO UPDATE SET released = ?3",
         )?;
         let mut settled = conn.prepare_cached("DELETE FROM loose WHERE id = ?1")?;
         for blob in &envelope.releases {
-            if is_shown(conn, &blob.id)? {
+            if is_shown(conn, &blob.id)? || is_handed_over(conn, &blob.id, &thin.lasting_epochs)? {
                 in_use += 1;
                 conn.prepare_cached("INSERT OR IGNORE INTO missed VALUES (?1)")?.execute([blob.id.as_bytes()])?;
             }
@@ -72,13 +75,19 @@ pub(super) fn note(conn: &Connection, entry: &Confirmed) -> rusqlite::Result<u64
 }
 
 /// Remembers the released blobs that a batch refers to without adding them: its author did not have them any more. Others
-/// may.
-fn note_unadded(conn: &Connection, batch: &Batch, adds: &[BlobRef]) -> rusqlite::Result<()> {
+/// may. What nobody has ever added is as if it had been released: the server keeps it for no longer than an upload without an
+/// entry, and who refers to it again adds it.
+fn note_unadded(conn: &Connection, seq: u64, batch: &Batch, adds: &[BlobRef]) -> rusqlite::Result<()> {
     let mut known: HashSet<BlobId> = adds.iter().map(|blob| blob.id).collect();
+    // Not where some were added before any were noted.
+    let mut never = conn.prepare_cached(
+        "INSERT OR IGNORE INTO blob SELECT ?1, 0, ?2, NULL WHERE NOT EXISTS (SELECT 1 FROM meta WHERE key = 'blobs_since')",
+    )?;
     let mut missed =
         conn.prepare_cached("INSERT OR IGNORE INTO missed SELECT id FROM blob WHERE id = ?1 AND released IS NOT NULL")?;
     for blob in batch.ops.iter().flat_map(|op| op.kind.blobs()) {
         if known.insert(blob) {
+            never.execute(params![blob.as_bytes(), seq.cast_signed()])?;
             missed.execute([blob.as_bytes()])?;
         }
     }
@@ -100,6 +109,13 @@ fn is_shown(conn: &Connection, blob: &BlobId) -> rusqlite::Result<bool> {
            OR EXISTS (SELECT 1 FROM kept k WHERE k.seq >= e.from_seq AND k.seq < e.to_seq)) LIMIT 1",
     )?;
     shown.exists(params![blob.as_bytes(), thin::thinned(conn)?.cast_signed()])
+}
+
+/// It is of a state that was handed over of the beginning of one of these epochs.
+fn is_handed_over(conn: &Connection, blob: &BlobId, epochs: &[u32]) -> rusqlite::Result<bool> {
+    let mut epoch = conn.prepare_cached("SELECT checkpoint FROM blob WHERE id = ?1")?;
+    let epoch: Option<Option<u32>> = epoch.query_row([blob.as_bytes()], |row| row.get(0)).optional()?;
+    Ok(epoch.flatten().is_some_and(|epoch| epochs.contains(&epoch)))
 }
 
 /// Forgets those that something names, and those that were released or were never noted.
@@ -163,7 +179,7 @@ impl Replica {
     /// Those of reading.
     pub fn missed(&self, limit: usize) -> Result<Vec<BlobRef>, ReplicaError> {
         self.reading(|conn| {
-            let sql = "SELECT m.id, b.size FROM missed m JOIN blob b ON b.id = m.id";
+            let sql = "SELECT m.id, b.size, b.checkpoint FROM missed m JOIN blob b ON b.id = m.id";
             let mut statement = conn.prepare_cached(sql)?;
             let mut rows = statement.query([])?;
             let mut found = Vec::new();
@@ -171,12 +187,27 @@ impl Replica {
                 && let Some(row) = rows.next()?
             {
                 let blob = BlobRef { id: BlobId(row.get(0)?), size_bytes: row.get::<_, i64>(1)?.cast_unsigned() };
-                // It may have been overwritten and thinned out since.
-                if is_shown(conn, &blob.id)? {
+                // It may have been overwritten and thinned out since. Of a state that was handed over it does no harm.
+                if row.get::<_, Option<u32>>(2)?.is_some() || is_shown(conn, &blob.id)? {
                     found.push(blob);
                 }
             }
             Ok(found)
+        })
+    }
+
+    /// Some of the state of this epoch's beginning that was handed over last, by the entry at `seq` or before, was released, and
+    /// nobody here can add it again.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn lost_state(&self, epoch: u32, seq: u64) -> Result<bool, ReplicaError> {
+        self.reading(|conn| {
+            let mut lost = conn.prepare_cached(
+                "SELECT 1 FROM blob b WHERE b.checkpoint = ?1 AND b.released > ?2
+                 AND NOT EXISTS (SELECT 1 FROM missed m WHERE m.id = b.id) LIMIT 1",
+            )?;
+            lost.exists(params![epoch, seq.cast_signed()])
         })
     }
 

@@ -260,6 +260,53 @@ fn a_release_of_what_is_shown_is_told_of_and_remembered_until_it_is_added_again(
     assert_eq!(ids(&replica, "SELECT id FROM missed"), BTreeSet::from([blob(1).id]));
 }
 
+#[test]
+fn what_nobody_has_added_is_as_released_so_that_everybody_who_shows_it_adds_it() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    let unadded = vec![op(0, file(keg(1), "f")), op(0, content(keg(1), vec![extent(0, 9, 1)], 1))];
+    replica.apply(&[confirmed(1, BOB, 1, Some(unadded))], None).unwrap();
+    assert_eq!(replica.released(&[blob(1).id]).unwrap(), [blob(1).id], "who clones it adds it");
+    let missed: Vec<_> = replica.missed(9).unwrap().into_iter().map(|blob| blob.id).collect();
+    assert_eq!(missed, [blob(1).id]);
+    let mut entry = confirmed(2, BOB, 2, Some(vec![]));
+    entry.envelope.adds = vec![blob(1)];
+    replica.apply(&[entry], None).unwrap();
+    assert!(replica.released(&[blob(1).id]).unwrap().is_empty() && !replica.has_missed());
+    assert_eq!(replica.kept_bytes().unwrap(), Some(blob(1).size_bytes));
+}
+
+#[test]
+fn a_state_that_somebody_begins_with_is_in_use_and_what_files_consist_of_is_none() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    let entry =
+        adding(&replica, 1, BOB, vec![op(0, file(keg(1), "f")), op(0, content(keg(1), vec![extent(0, 9, 1)], 1))]);
+    let mut state = confirmed(2, BOB, 2, None);
+    state.envelope.kind = EntryKind::Checkpoint;
+    state.envelope.body = encode(&Checkpoint { epoch: 3, state: None });
+    state.envelope.adds = vec![blob(1), blob(2)];
+    replica.apply(&[entry, state], None).unwrap();
+    assert_eq!(ids(&replica, "SELECT id FROM blob WHERE checkpoint = 3"), BTreeSet::from([blob(2).id]));
+    let lost = |seq| replica.lost_state(3, seq).unwrap();
+    let mut release = releasing(3, [blob(2).id]);
+    release.thin.as_mut().unwrap().lasting_epochs = vec![3];
+    replica.apply(&[release], None).unwrap();
+    let told = replica.view().warnings(0, 9).unwrap();
+    assert!(told.iter().any(|(_, line)| line.what == Happening::ReleasedInUse { blobs: 1 }), "{told:?}");
+    assert!(replica.has_missed() && !lost(2), "it may be here");
+    replica.give_up(&blob(2).id).unwrap();
+    assert!(!replica.has_missed() && lost(2));
+    assert!(!lost(3), "one that was handed over since has its own");
+    // With an epoch that nobody begins with.
+    let mut state = confirmed(4, BOB, 4, None);
+    state.envelope.kind = EntryKind::Checkpoint;
+    state.envelope.body = encode(&Checkpoint { epoch: 4, state: None });
+    state.envelope.adds = vec![blob(4)];
+    replica.apply(&[state, releasing(5, [blob(4).id])], None).unwrap();
+    assert!(!replica.has_missed());
+}
+
 /// A replica from before blobs were noted: what it does not know it does not release, and it hears of others' releases.
 #[test]
 fn a_replica_of_the_layout_before_is_taken_over_and_releases_nothing_from_before() {

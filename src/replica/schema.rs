@@ -16,6 +16,7 @@ pub(super) const STATE: &[&str] = &[
     STATE_BLOBS,
     STATE_FORGOTTEN,
     STATE_TOLD,
+    STATE_HANDED_OVER,
 ];
 
 /// The tables.
@@ -184,6 +185,11 @@ CREATE TABLE content_past (
 /// the log tells is taken over at opening, see `told.rs`.
 const STATE_TOLD: &str = "
 CREATE TABLE held (ino INTEGER PRIMARY KEY, removed_seq INTEGER NOT NULL);
+";
+
+/// Which blobs are of states that were handed over: few of all.
+const STATE_HANDED_OVER: &str = "
+CREATE INDEX blob_checkpoint ON blob (checkpoint) WHERE checkpoint IS NOT NULL;
 ";
 
 /// As [`STATE`], of `journal.db`.

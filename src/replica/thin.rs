@@ -48,6 +48,8 @@ pub struct Thin {
     pub now_ms: i64,
     /// Moments that stay whatever it says, ascending.
     pub lasting: Vec<u64>,
+    /// The epochs that begin there: the states handed over of their beginnings are in use.
+    pub lasting_epochs: Vec<u32>,
 }
 
 /// What thinning out would do now.

@@ -20,7 +20,13 @@ const DAY_MS: i64 = 86_400_000;
 pub(super) const NONE: RetentionRule = RetentionRule { keep_all_s: 0, hourly_s: 0, daily_s: 0, weekly_s: 0 };
 
 pub(super) fn thin(from: u64, upto: u64, keep: Vec<u64>, rule: RetentionRule) -> Thin {
-    Thin { body: Thinning { from, upto, keep }, rule, now_ms: AT / 1_000_000 + DAY_MS, lasting: vec![] }
+    Thin {
+        body: Thinning { from, upto, keep },
+        rule,
+        now_ms: AT / 1_000_000 + DAY_MS,
+        lasting: vec![],
+        lasting_epochs: vec![],
+    }
 }
 
 pub(super) fn thinning(seq: u64, thin: Thin) -> Confirmed {
@@ -198,7 +204,7 @@ fn what_is_proposed_is_what_happens_and_nothing_is_left_to_propose() {
     let now_ms = 60 * DAY_MS;
     assert_eq!(replica.thinnable(&RetentionRule::EVERYTHING, now_ms, &[]).unwrap(), None);
     let found = replica.thinnable(&rule, now_ms, &[3]).unwrap().unwrap();
-    let thin = Thin { body: found.body, rule, now_ms, lasting: vec![3] };
+    let thin = Thin { body: found.body, rule, now_ms, lasting: vec![3], lasting_epochs: vec![] };
     replica.apply(&[thinning(61, thin)], None).unwrap();
     let left: Vec<u64> = (1..60).filter(|seq| replica.at(*seq).is_ok()).collect();
     assert_eq!(left.len() as u64 + found.moments, 59);
@@ -232,7 +238,7 @@ fn what_one_entry_cannot_name_is_left_to_the_next() {
     while let Some(found) = replica.thinnable_by(&rule, now_ms, &[], most).unwrap() {
         assert!(found.body.keep.len() <= most, "{found:?}");
         seq += 1;
-        let mut entry = thinning(seq, Thin { body: found.body, rule, now_ms, lasting: vec![] });
+        let mut entry = thinning(seq, Thin { body: found.body, rule, now_ms, lasting: vec![], lasting_epochs: vec![] });
         entry.envelope.created_ms = now_ms;
         replica.apply(&[entry], None).unwrap();
         assert!(seq < 110, "it comes to an end");

@@ -48,8 +48,12 @@ impl Folder {
         }
         // Unreadable is as good as none: one more does no harm.
         let there = self.replica.checkpoints().unwrap_or_default();
-        let counts =
-            |epoch: &u32| there.iter().any(|row| row.epoch == *epoch && row.verdict != CheckpointVerdict::False);
+        // Of the last one the server may have removed something that nobody has any more.
+        let counts = |epoch: &u32| {
+            let good = there.iter().filter(|row| row.epoch == *epoch && row.verdict != CheckpointVerdict::False);
+            let last = good.map(|row| row.seq).max();
+            last.is_some_and(|seq| !self.replica.lost_state(*epoch, seq).is_ok_and(|lost| lost))
+        };
         let began = |number: u32| verified.state.epochs().iter().find(|epoch| epoch.start.epoch == number);
         // Of what was thinned out nobody has the state. It lasts while a member begins with it, so none waits for it.
         let is_there = |number: &u32| {

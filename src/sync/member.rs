@@ -215,6 +215,7 @@ impl Folder {
             let start = &epoch.start;
             if let Past::Since(first) = past {
                 self.check_allowed(change.action())?;
+                self.check_begins(verified, first)?;
                 let granted = grant_since(&verified.ring, start, first, account, generation, &key);
                 let (grant, sealed, epochs) = granted.map_err(SyncError::from)?;
                 let account_head = newcomer.head();
@@ -298,6 +299,18 @@ impl Folder {
             },
             Change::Rotate { .. } | Change::Sync { .. } | Change::Invite { .. } | Change::Retention { .. } => Ok(()),
         }
+    }
+
+    /// The state at the epoch's beginning is still there to be handed over: it may have been thinned out since it was chosen, and
+    /// lasts only once somebody begins with it.
+    fn check_begins(&self, verified: &Verified, first: u32) -> Result<(), SyncError> {
+        let began =
+            verified.state.epochs().iter().find(|epoch| epoch.start.epoch == first).map_or(0, |epoch| epoch.seq);
+        if self.replica.moment_after(began)? == began {
+            return Ok(());
+        }
+        let what = "what the folder was at that date was thinned out meanwhile; try again, or give a later date";
+        Err(SyncError::Refused(what.to_owned()))
     }
 
     /// Who does not administer has no secrets to start an epoch with.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::keys::origin_of;
 use super::verify::Verified;
-use super::{Folder, SyncError};
+use super::{FetchError, Folder, SyncError};
 use crate::format::{CheckpointState, Record, SignedEntry};
 use crate::keyring::{Verdict, open_checkpoint};
 use crate::replica::{CheckpointRow, CheckpointVerdict, ReplicaError};
@@ -68,6 +68,8 @@ impl Folder {
                     self.note_progress();
                     return Ok(());
                 }
+                // Nobody's fault who can be named. A later one may be whole, and else somebody makes one.
+                Err(SyncError::PastGone(FetchError::Missing(_))) => {}
                 Err(error) => match what_is_wrong(&error) {
                     Some(what) => {
                         // Once: it is met again whenever the log is looked through for another.

@@ -344,6 +344,7 @@ impl Intake<'_> {
                 rule: verified.state.retention(),
                 now_ms: advanced.envelope.created_ms,
                 lasting: verified.state.lasting(),
+                lasting_epochs: verified.state.lasting_epochs().map(|epoch| epoch.start.epoch).collect(),
             }),
             _ => None,
         };

@@ -4,13 +4,17 @@ use std::time::Duration;
 
 use kegfs::api::ErrorCode;
 use kegfs::crypto::verified;
-use kegfs::format::{BlobRef, BoxGrant, Envelope, Membership, MembershipChange, Role, SignedEntry, Thinning, encode};
+use kegfs::format::{
+    BlobRef, BoxGrant, EntryKind, Envelope, KegId, Membership, MembershipChange, NodeKind, OpKind, Role, SignedEntry,
+    Thinning, encode,
+};
 use kegfs::keg::ROOT_INO;
 use kegfs::keyring::{KeyRing, Position, Verdict};
 use kegfs::remote::RemoteError;
 use kegfs::replica::Happening;
 use kegfs::server::Limits;
-use kegfs::sync::{Event, FetchError, SyncError};
+use kegfs::sync::{Event, FetchError, History, SyncError};
+use kegfs::sys::random;
 
 use crate::cast::{Guest, Team, contains};
 use crate::cheat::{Shadow, name, wait};
@@ -181,6 +185,76 @@ fn row_07_an_admin_has_the_server_remove_what_is_in_use() {
     assert_eq!(read(&again, "plan.txt").unwrap(), b"meet at ten");
     for blob in &blobs {
         again.fetch_blocking(blob, PATIENCE).unwrap();
+    }
+}
+
+#[test]
+fn row_07_an_editor_refers_to_content_that_no_entry_adds() {
+    let limits = Limits { release_grace: Duration::ZERO, upload_keep: Duration::from_secs(3), ..Limits::default() };
+    let mut pair = Pair::on(Kegd::start_with(limits));
+    let editor = Shadow::of(&pair.kegd, &pair.bob, &pair.theirs);
+    let extents = seal(&pair.theirs, b"everybody's, for a day");
+    let blob = extents[0].blob;
+    let bytes = pair.theirs.local.read(&blob).unwrap();
+    wait(editor.remote.put_blob(pair.ours.id(), blob, bytes.into())).unwrap();
+    let keg = KegId(random::array());
+    let create = OpKind::Create {
+        keg,
+        parent: KegId::ROOT,
+        name: b"plan.txt".to_vec(),
+        kind: NodeKind::File,
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        target: vec![],
+    };
+    let content = OpKind::Content { keg, truncate: Some(0), holes: vec![], extents, size: 22, mtime_ns: 0 };
+    pair.bob.lock();
+    editor.post(&editor.batch(vec![create, content]), &[]).unwrap();
+    pair.ours.catch_up_blocking(PATIENCE).unwrap();
+    assert_eq!(read(&pair.ours, "plan.txt").unwrap(), b"everybody's, for a day");
+    eventually("alice's client has added it", || pair.ours.replica.released(&[blob]).unwrap().is_empty());
+    // Longer than the server keeps what was not added.
+    std::thread::sleep(Duration::from_secs(4));
+    pair.alice.forget();
+    pair.alice.unlock();
+    let again = pair.alice.folder("acme");
+    again.catch_up_blocking(PATIENCE).unwrap();
+    assert_eq!(read(&again, "plan.txt").unwrap(), b"everybody's, for a day");
+}
+
+/// With a server that waits, and with one that has removed it at once.
+#[test]
+fn row_07_an_admin_has_the_state_removed_that_a_member_begins_with() {
+    for grace in [Duration::from_secs(3600), Duration::ZERO] {
+        let limits = Limits { release_grace: grace, ..Limits::default() };
+        let mut pair = Pair::on(Kegd::start_with(limits));
+        write(&pair.ours, "plan.txt", &b"meet at noon. ".repeat(9000));
+        pair.settle();
+        pair.alice.session().set_role(&pair.ours, pair.bob.id, Role::Admin, None).unwrap();
+        let mut carol = Person::join(&pair.kegd, "carol");
+        pair.alice.session().add_member_with(&pair.ours, carol.id, Role::Editor, History::None).unwrap();
+        carol.folder("acme").catch_up_blocking(PATIENCE).unwrap();
+        pair.settle();
+        let admin = Shadow::of(&pair.kegd, &pair.bob, &pair.theirs);
+        let envelopes = admin.entries.iter().map(|entry| Envelope::decode(&entry.envelope).unwrap());
+        let states = envelopes.filter(|envelope| envelope.kind == EntryKind::Checkpoint);
+        let releases: Vec<BlobRef> = states.flat_map(|envelope| envelope.adds).collect();
+        assert!(!releases.is_empty());
+        pair.bob.lock();
+        carol.forget();
+        let nothing = Thinning { from: 0, upto: 0, keep: vec![] };
+        let seq = admin.post(&admin.author.thinning(&admin.position(), &nothing, releases.clone()), &[]).unwrap();
+        eventually("alice has heard of it", || pair.ours.replica.mark().seq > seq);
+        let told = pair.ours.replica.view().warnings(0, 9).unwrap();
+        let in_use = Happening::ReleasedInUse { blobs: releases.len() as u64 };
+        assert!(told.iter().any(|(_, line)| line.what == in_use), "{told:?}");
+        // A new device of hers begins with it, or with one that was made again.
+        carol.unlock();
+        let hers = carol.folder("acme");
+        eventually("she has begun", || hers.catch_up_blocking(PATIENCE).is_ok());
+        assert_eq!(read(&hers, "plan.txt").unwrap(), b"meet at noon. ".repeat(9000));
     }
 }
 

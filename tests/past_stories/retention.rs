@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use kegfs::format::{Extent, RetentionRule, Role};
 use kegfs::keg::{Node, ROOT_INO};
+use kegfs::remote::{Call, Fault};
 use kegfs::replica::{Happening, Past, ReplicaError};
 use kegfs::sync::{Folder, History, SyncError};
 
@@ -170,6 +171,42 @@ fn what_a_new_member_begins_with_lasts_until_nobody_begins_with_it() {
     pair.alice.session().remove_member(&pair.ours, carol.id).unwrap();
     pair.alice.session().thin_out(&pair.ours).unwrap();
     assert!(!moments(&pair.ours).contains_key(&lasting[0]));
+}
+
+/// Between choosing where the newcomer's history begins and saying so in the log.
+#[test]
+fn nobody_begins_with_what_was_thinned_out_while_they_were_being_added() {
+    let pair = Pair::new();
+    let (alice, bob) = (pair.alice.session(), pair.bob.session());
+    alice.set_role(&pair.ours, pair.bob.id, Role::Admin, None).unwrap();
+    alice.rotate(&pair.ours).unwrap();
+    let began = pair.ours.replica.mark().seq;
+    overwrite(&pair, "plan", 2);
+    std::thread::sleep(Duration::from_millis(20));
+    let since_ms = kegfs::sys::clock::unix_nanos() / 1_000_000;
+    std::thread::sleep(Duration::from_millis(20));
+    alice.rotate(&pair.ours).unwrap();
+    overwrite(&pair, "plan", 2);
+    pair.settle();
+    let carol = Person::join(&pair.kegd, "carol");
+    std::thread::scope(|scope| {
+        // Her account is late: meanwhile the beginning of that epoch is let go of.
+        pair.alice.network.script(Call::AccountLog, 0, 1, Fault::Delay(Duration::from_secs(3)));
+        let adding = scope.spawn(|| {
+            let since = History::Since(since_ms);
+            pair.alice.session().add_member_with(&pair.ours, carol.id, Role::Viewer, since)
+        });
+        std::thread::sleep(Duration::from_millis(500));
+        alice.set_retention(&pair.ours, NONE).unwrap();
+        eventually("it is thinned out", || {
+            bob.thin_out(&pair.theirs).unwrap();
+            pair.ours.replica.moment_after(began).unwrap() != began
+        });
+        let refused = adding.join().unwrap();
+        let told = |error: &SyncError| error.to_string().contains("was thinned out meanwhile");
+        assert!(refused.as_ref().is_err_and(told), "{refused:?}");
+    });
+    assert_eq!(pair.alice.session().members(&pair.ours).len(), 2);
 }
 
 /// Somebody who uses the commands sees what is left, and it can be gone back to.
