@@ -14,7 +14,7 @@ const CHUNK: u64 = CHUNK_MAX_BYTES as u64;
 
 /// Changes of one file's content. Bytes that no piece covers are the older content's below `cut`, zeros above it.
 pub(super) struct Layer {
-    pieces: BTreeMap<u64, Piece>,
+    pieces: Pieces,
     /// Shortest length on the way.
     cut: Option<u64>,
     /// Length now.
@@ -25,6 +25,54 @@ pub(super) struct Layer {
     pub changed_ns: i64,
     /// Confirmed head when the first of these changes was made.
     pub base: u64,
+}
+
+/// Pieces by first byte; they do not overlap. Counts what they hold, since each stat(2) of a file being written asks for it.
+#[derive(Default)]
+struct Pieces {
+    map: BTreeMap<u64, Piece>,
+    /// Bytes in those that are not holes.
+    data: u64,
+}
+
+impl Pieces {
+    fn insert(&mut self, start: u64, piece: Piece) {
+        self.data += piece.data();
+        if let Some(before) = self.map.insert(start, piece) {
+            self.data -= before.data();
+        }
+    }
+
+    fn remove(&mut self, start: u64) -> Option<Piece> {
+        let piece = self.map.remove(&start)?;
+        self.data -= piece.data();
+        Some(piece)
+    }
+
+    /// Changes a piece in its place.
+    fn change<T>(&mut self, start: u64, change: impl FnOnce(&mut Piece) -> T) -> Option<T> {
+        let piece = self.map.get_mut(&start)?;
+        let before = piece.data();
+        let changed = change(piece);
+        self.data = self.data - before + piece.data();
+        Some(changed)
+    }
+
+    /// Takes those from `start` on.
+    fn split_off(&mut self, start: u64) -> Self {
+        let map = self.map.split_off(&start);
+        let data = map.values().map(Piece::data).sum();
+        self.data -= data;
+        Self { map, data }
+    }
+}
+
+/// To look at. What changes one goes through the methods above.
+impl std::ops::Deref for Pieces {
+    type Target = BTreeMap<u64, Piece>;
+    fn deref(&self) -> &BTreeMap<u64, Piece> {
+        &self.map
+    }
 }
 
 struct Piece {
@@ -42,6 +90,11 @@ enum What {
 }
 
 impl Piece {
+    /// Bytes of it that are no hole.
+    fn data(&self) -> u64 {
+        if matches!(self.what, What::Hole) { 0 } else { self.len }
+    }
+
     /// The part of `[start, start + len)` that lies in `keep`; `start` is the piece's own.
     fn part(&self, start: u64, keep: Span<u64>, budget: &Arc<Budget>) -> Self {
         let skip = keep.start - start;
@@ -86,7 +139,7 @@ pub(super) enum Shared {
 impl Layer {
     /// No changes yet to a file of `size` bytes.
     pub(super) fn new(size: u64, now_ns: i64, base: u64) -> Self {
-        Self { pieces: BTreeMap::new(), cut: None, size, mtime_ns: now_ns, changed_ns: now_ns, base }
+        Self { pieces: Pieces::default(), cut: None, size, mtime_ns: now_ns, changed_ns: now_ns, base }
     }
 
     /// Number of pieces: what the extents of the operation will be.
@@ -99,7 +152,7 @@ impl Layer {
     pub(super) fn split(&mut self, most: usize) -> Vec<Self> {
         let mut rest = Vec::new();
         while let Some(first) = self.pieces.keys().nth(most).copied() {
-            let mut pieces = self.pieces.split_off(&first);
+            let mut pieces = self.pieces.split_off(first);
             std::mem::swap(&mut pieces, &mut self.pieces);
             let (size, mtime_ns, changed_ns, base) = (self.size, self.mtime_ns, self.changed_ns, self.base);
             // Only the first cuts: the others come after it.
@@ -115,7 +168,7 @@ impl Layer {
 
     /// Bytes in all pieces that are not holes.
     pub(super) fn data(&self) -> u64 {
-        self.pieces.values().filter(|piece| !matches!(piece.what, What::Hole)).map(|piece| piece.len).sum()
+        self.pieces.data
     }
 
     /// Writes `data` at `offset`, extending the file where it ends beyond the length.
@@ -140,10 +193,12 @@ impl Layer {
             if old_end < end {
                 self.clear(old_end..end, budget);
             }
-            if let Some(Piece { len, what: What::Open(buffer) }) = self.pieces.get_mut(&start) {
-                buffer.put((offset - start) as usize, data);
-                *len = buffer.len() as u64;
-            }
+            self.pieces.change(start, |piece| {
+                if let Piece { len, what: What::Open(buffer) } = piece {
+                    buffer.put((offset - start) as usize, data);
+                    *len = buffer.len() as u64;
+                }
+            });
             return;
         }
         self.clear(offset..end, budget);
@@ -188,12 +243,12 @@ impl Layer {
             && end > span.start
         {
             let tail = (end > span.end).then(|| self.pieces[&start].part(start, span.end..end, budget));
-            if let Some(piece) = self.pieces.get_mut(&start) {
+            self.pieces.change(start, |piece| {
                 piece.len = span.start - start;
                 if let What::Open(buffer) = &mut piece.what {
                     buffer.truncate(piece.len as usize);
                 }
-            }
+            });
             if let Some(tail) = tail {
                 self.pieces.insert(span.end, tail);
             }
@@ -204,7 +259,7 @@ impl Layer {
                 let tail = piece.part(start, span.end..end, budget);
                 self.pieces.insert(span.end, tail);
             }
-            self.pieces.remove(&start);
+            self.pieces.remove(start);
         }
     }
 
@@ -271,14 +326,17 @@ impl Layer {
     /// Freezes the 4 MiB of the file that end at `end` if they are all written and open; returns the block.
     pub(super) fn freeze_run(&mut self, end: u64) -> Option<Arc<Block>> {
         let start = end.checked_sub(CHUNK)?;
-        let piece = self.pieces.get_mut(&start).filter(|piece| piece.len == CHUNK)?;
-        freeze(piece)
+        if self.pieces.get(&start)?.len != CHUNK {
+            return None;
+        }
+        self.pieces.change(start, freeze)?
     }
 
     /// Freezes everything; returns the blocks. Adjacent open pieces within one 4 MiB range become one block.
     pub(super) fn freeze_all(&mut self, budget: &Arc<Budget>) -> Vec<Arc<Block>> {
         self.merge(budget);
-        self.pieces.values_mut().filter_map(freeze).collect()
+        // A piece that is frozen holds what it held.
+        self.pieces.map.values_mut().filter_map(freeze).collect()
     }
 
     fn merge(&mut self, budget: &Arc<Budget>) {
@@ -289,7 +347,7 @@ impl Layer {
                 matches!(piece.what, What::Open(_)) && first + piece.len == start && start / CHUNK == first / CHUNK
             });
             if adjacent && matches!(self.pieces[&start].what, What::Open(_)) {
-                if let Some(Piece { what: What::Open(buffer), .. }) = self.pieces.remove(&start) {
+                if let Some(Piece { what: What::Open(buffer), .. }) = self.pieces.remove(start) {
                     self.write_within_chunk(start, buffer.bytes(), budget);
                 }
             } else {
@@ -302,7 +360,7 @@ impl Layer {
     pub(super) fn op(&self, keg: KegId) -> Option<Op> {
         let mut extents = Vec::with_capacity(self.pieces.len());
         let mut holes = Vec::new();
-        for (&offset, piece) in &self.pieces {
+        for (&offset, piece) in &*self.pieces {
             match &piece.what {
                 What::Hole => holes.push(Range { offset, len: piece.len }),
                 What::Open(_) => return None,
