@@ -13,14 +13,14 @@ use parking_lot::Mutex;
 
 use super::keg_dir;
 use crate::blobs::LocalError;
-use crate::format::{BlobId, DbId, DeviceId, Extent, KegId, NodeKind, Op, OpKind, Role};
+use crate::format::{BlobId, DbId, DeviceId, KegId, NodeKind, Op, OpKind, Role};
 use crate::keg::Node;
 use crate::replica::{self, ReplicaError};
 use crate::sync::{self, FetchError, Folder, LockNews, SyncError};
 use crate::sys::{clock, files};
 use crate::vfs::{
-    Agreed, FolderSource, KegDir, LeaseNews, Listed, ListedName, LockSet, LockSpan, ProbeDone, Progress, Room, Slot,
-    SourceChange, VfsError,
+    Agreed, Extents, FolderSource, KegDir, LeaseNews, Listed, ListedName, LockSet, LockSpan, ProbeDone, Progress, Room,
+    Slot, SourceChange, VfsError,
 };
 
 /// Inode number of a folder's root.
@@ -75,12 +75,8 @@ impl FolderSource for Source {
         names.first().map(|name| name.parent_ino).ok_or(VfsError::NotFound)
     }
 
-    fn extents(&self, ino: u64, offset: u64, len: u64) -> Result<Vec<Extent>, VfsError> {
-        self.folder.replica.view().extents(ino, offset, len).map_err(|error| told(&error))
-    }
-
-    fn next_extent(&self, ino: u64, offset: u64) -> Result<Option<Extent>, VfsError> {
-        self.folder.replica.view().next_extent(ino, offset).map_err(|error| told(&error))
+    fn extents(&self, ino: u64, span: Range<u64>, limit: usize) -> Result<Extents, VfsError> {
+        self.folder.replica.view().some_extents(ino, span, limit).map(extents).map_err(|error| told(&error))
     }
 
     fn xattr(&self, ino: u64, name: &[u8]) -> Result<Option<Vec<u8>>, VfsError> {
@@ -330,6 +326,11 @@ fn change(from: &replica::Change) -> Option<SourceChange> {
         // What the user may do is told by `on_standing`.
         replica::Change::Standing => None,
     }
+}
+
+/// Part of a file, for the vfs.
+pub(super) fn extents(found: replica::Extents) -> Extents {
+    Extents { list: found.list, upto: found.upto }
 }
 
 /// What the vfs calls a failure of the replica.

@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,8 +22,8 @@ use super::db::Db;
 use super::pool::Pool;
 use super::replica::meta;
 use super::rows::{self, Devices, NameRow, NodeRow};
-use super::types::{NameEntry, Xattr};
-use crate::format::limits::{CHUNK_MAX_BYTES, NAME_MAX_BYTES};
+use super::types::{Extents, NameEntry, Xattr};
+use crate::format::limits::NAME_MAX_BYTES;
 use crate::format::{DeviceId, Extent, KegId};
 use crate::keg::{Attributes, ContentVersion, Dentry, Known, Redirect, Stamp};
 
@@ -275,34 +276,25 @@ impl Base<'_> {
         })
     }
 
-    /// Current extents of the file that meet `[from, to)`, whole, ascending. Reads at most one extent too many, since
-    /// none is longer than a chunk.
+    /// Current extents of the file that meet `[from, to)`, whole, ascending.
     pub(super) fn extents(&self, ino: u64, from: u64, to: u64) -> Result<Vec<Extent>, ReplicaError> {
-        let lowest = i64::try_from(from.saturating_sub(CHUNK_MAX_BYTES as u64)).unwrap_or(i64::MAX);
-        let to = i64::try_from(to).unwrap_or(i64::MAX);
-        self.sql(|conn| {
-            let mut statement = conn.prepare_cached(concat!(
-                "SELECT ",
-                rows::extent_columns!(),
-                " FROM extent WHERE ino = ?1 AND offset >= ?2 AND offset < ?3 ORDER BY offset"
-            ))?;
-            let found = statement.query_map(params![ino.cast_signed(), lowest, to], rows::extent)?;
-            found.filter(|extent| !matches!(extent, Ok(extent) if extent.end() <= from)).collect()
-        })
+        Ok(self.some_extents(ino, from..to, usize::MAX)?.list)
     }
 
-    /// The first current extent of the file that ends behind `offset`.
-    pub(super) fn next_extent(&self, ino: u64, offset: u64) -> Result<Option<Extent>, ReplicaError> {
-        let lowest = i64::try_from(offset.saturating_sub(CHUNK_MAX_BYTES as u64)).unwrap_or(i64::MAX);
-        let offset = i64::try_from(offset).unwrap_or(i64::MAX);
-        self.sql(|conn| {
-            let mut statement = conn.prepare_cached(concat!(
-                "SELECT ",
-                rows::extent_columns!(),
-                " FROM extent WHERE ino = ?1 AND offset >= ?2 AND offset + len > ?3 ORDER BY offset LIMIT 1"
-            ))?;
-            statement.query_row(params![ino.cast_signed(), lowest, offset], rows::extent).optional()
-        })
+    /// The first of them, about `limit`. They do not overlap: of those that begin before `span` only the last can reach
+    /// into it.
+    pub(super) fn some_extents(&self, ino: u64, span: Range<u64>, limit: usize) -> Result<Extents, ReplicaError> {
+        let (from, to) = (int(span.start), int(span.end));
+        // One more, since the first may end before `span`.
+        let limit = limit.saturating_add(1);
+        let mut list: Vec<Extent> = self.sql(|conn| {
+            let mut statement = conn.prepare_cached(EXTENTS)?;
+            let rows = i64::try_from(limit).unwrap_or(i64::MAX);
+            statement.query_map(params![ino.cast_signed(), from, to, rows], rows::extent)?.collect()
+        })?;
+        let more = list.len() == limit;
+        list.retain(|extent| extent.end() > span.start);
+        Ok(Extents::new(list, span.end, more))
     }
 
     /// Length and extents that the file had just before position `before`; `None`: no content yet.
@@ -441,11 +433,23 @@ fn attributes_at(conn: &Connection, ino: i64, seq: i64) -> rusqlite::Result<Opti
     Ok(Some((attributes, removed)))
 }
 
+/// As SQLite has it: what is above the greatest offset is that.
+fn int(offset: u64) -> i64 {
+    i64::try_from(offset).unwrap_or(i64::MAX)
+}
+
 /// A name of the model.
 pub(super) fn dentry(parent: KegId, name: Vec<u8>, row: &NameRow) -> Dentry {
     Dentry { parent, name, keg: row.keg, cookie: row.cookie, wanted: row.wanted.clone(), placed: row.placed }
 }
 
+/// Of file ?1 those that meet [?2, ?3), at most ?4, and perhaps the one before them; each with the entry that made it.
+pub(super) const EXTENTS: &str = concat!(
+    "SELECT ",
+    rows::extent_columns!(),
+    ", seq FROM extent WHERE ino = ?1 AND offset < ?3 AND offset >= ifnull(
+     (SELECT offset FROM extent WHERE ino = ?1 AND offset <= ?2 ORDER BY offset DESC LIMIT 1), ?2) ORDER BY offset LIMIT ?4"
+);
 pub(super) const NAME_LOOKUP: &str = "SELECT n.keg, d.child, d.cookie, d.wanted, d.placed_seq, d.placed_device
      FROM dentry d JOIN node n ON n.ino = d.child WHERE d.parent = ?1 AND d.name = ?2";
 pub(super) const NAMES_OF: &str =

@@ -69,10 +69,18 @@ impl Content {
         self.edits.is_empty()
     }
 
+    /// How far in `[from, to)` one comes with `limit` changes.
+    pub(super) fn reach(&self, from: u64, to: u64, limit: usize) -> u64 {
+        self.ranges(from, to).nth(limit.saturating_sub(1)).map_or(to, |(_, end)| end.min(to))
+    }
+
     /// Lays the changes over `base`, the database's extents that meet `[from, to)`: all extents that meet it, ascending.
     pub(super) fn over(&self, base: Vec<Extent>, from: u64, to: u64) -> Vec<Extent> {
         let mut result = Vec::new();
-        for extent in base {
+        // Of the changes in the first and the last extent only the nearest ones outside of the range matter.
+        let left = self.edits.range(..from).next_back().map_or(0, |(_, edit)| edit.to.min(from));
+        let right = self.edits.range(to.max(from)..).next().map_or(u64::MAX, |(start, _)| *start);
+        for extent in base.iter().filter_map(|extent| extent.clip(left, right)) {
             let mut at = extent.offset;
             for (start, end) in self.ranges(extent.offset, extent.end()) {
                 result.extend(extent.clip(at, start));

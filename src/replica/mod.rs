@@ -60,8 +60,8 @@ pub use story::{ConflictName, Moment, NameSpan, RemovedNode};
 pub use thin::{PastSize, Thin, Thinnable};
 pub use told::Behind;
 pub use types::{
-    Added, Change, Confirmed, DirEntry, LogLine, MemberInfo, NameEntry, NameOf, OpenParams, Pending, PendingCounts,
-    Slot, StagedEntry, Standing, Xattr,
+    Added, Change, Confirmed, DirEntry, Extents, LogLine, MemberInfo, NameEntry, NameOf, OpenParams, Pending,
+    PendingCounts, Slot, StagedEntry, Standing, Xattr,
 };
 pub use view::View;
 

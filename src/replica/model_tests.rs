@@ -251,11 +251,12 @@ impl Model {
             }
             assert!(inos.insert(node.keg, there.ino).is_none());
             assert_eq!(view.extents(there.ino, 0, u64::MAX).unwrap(), model.extents(&node.keg));
-            for (from, len) in [(0, 1), (100, 57), (399, 400)] {
+            for (from, len, parts) in [(0, 1, 1), (100, 57, 2), (399, 400, 5)] {
                 let part = view.extents(there.ino, from, len).unwrap();
                 let all = model.extents(&node.keg).into_iter();
                 let meet: Vec<_> = all.filter(|extent| extent.end() > from && extent.offset < from + len).collect();
                 assert_eq!(part, meet);
+                assert_eq!(in_parts(from..from + len, |span| view.some_extents(there.ino, span, parts).unwrap()), meet);
             }
             assert_eq!(view.xattrs(there.ino).unwrap(), model.xattrs(&node.keg));
             for name in [b"a", b"b", b"c", b"d"] {

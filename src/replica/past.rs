@@ -15,6 +15,7 @@
 //! Must not know of pending work: it has no place in the log yet.
 
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -22,10 +23,11 @@ use lru::LruCache;
 use rusqlite::{Connection, OptionalExtension, Params, params};
 
 use super::ReplicaError;
+use super::base;
 use super::replica::{Replica, Shared};
 use super::rows::{self, NodeRow};
 use super::thin;
-use super::types::{DirEntry, NameOf, Xattr};
+use super::types::{DirEntry, Extents, NameOf, Xattr};
 use crate::format::limits::CHUNK_MAX_BYTES;
 use crate::format::{Extent, KegId};
 use crate::keg::{Node, ROOT_INO};
@@ -266,40 +268,76 @@ impl Past<'_> {
     /// # Errors
     /// Those of reading.
     pub fn extents(&self, ino: u64, offset: u64, len: u64) -> Result<Vec<Extent>, ReplicaError> {
-        let lowest = i64::try_from(offset.saturating_sub(CHUNK_MAX_BYTES as u64)).unwrap_or(i64::MAX);
-        let end = i64::try_from(offset.saturating_add(len)).unwrap_or(i64::MAX);
-        let mut extents = self.read(|conn| {
+        Ok(self.some_extents(ino, offset..offset.saturating_add(len), usize::MAX)?.list)
+    }
+
+    /// The first of them, about `limit`, which is at least 1. What it costs does not depend on how many more there are.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn some_extents(&self, ino: u64, span: Range<u64>, limit: usize) -> Result<Extents, ReplicaError> {
+        let int = |offset: u64| i64::try_from(offset).unwrap_or(i64::MAX);
+        let (from, to) = (int(span.start), int(span.end));
+        let mut found = self.read(|conn| {
             let (ino, seq) = (ino.cast_signed(), self.seq.cast_signed());
-            let mut current = conn.prepare_cached(concat!(
-                "SELECT ",
-                rows::extent_columns!(),
-                " FROM extent WHERE ino = ?1 AND offset >= ?2 AND offset < ?3 AND seq <= ?4"
-            ))?;
-            let mut extents: Vec<Extent> =
-                current.query_map(params![ino, lowest, end, seq], rows::extent)?.collect::<Result<_, _>>()?;
-            // From one offset to the next, whatever number of rows each has.
-            let mut next = conn.prepare_cached(
-                "SELECT offset FROM extent_past WHERE ino = ?1 AND offset >= ?2 AND offset < ?3 ORDER BY offset LIMIT 1",
-            )?;
+            // Younger ones count: else a file that was written anew since would be read to its end.
+            let rows = limit.saturating_add(1);
+            let mut current = conn.prepare_cached(base::EXTENTS)?;
+            let mut current = current.query(params![ino, from, to, i64::try_from(rows).unwrap_or(i64::MAX)])?;
+            let (mut list, mut read, mut reached) = (Vec::new(), 0, from);
+            while let Some(row) = current.next()? {
+                let extent = rows::extent(row)?;
+                (read, reached) = (read + 1, int(extent.end()));
+                if row.get::<_, i64>(7)? <= seq {
+                    list.push(extent);
+                }
+            }
+            let to = if read == rows { to.min(reached) } else { to };
             let mut newest = conn.prepare_cached(concat!(
                 "SELECT ",
                 rows::extent_columns!(),
                 ", to_seq > ?3 FROM extent_past WHERE ino = ?1 AND offset = ?2 AND from_seq <= ?3
                  ORDER BY from_seq DESC LIMIT 1"
             ))?;
-            let mut at = lowest;
-            while let Some(offset) = next.query_row(params![ino, at, end], |row| row.get::<_, i64>(0)).optional()? {
+            let mut newest = |offset: i64| {
                 let found = newest.query_row(params![ino, offset, seq], |row| {
                     Ok(if row.get(7)? { Some(rows::extent(row)?) } else { None })
                 });
-                extents.extend(found.optional()?.flatten());
-                at = offset + 1;
+                Ok::<_, rusqlite::Error>(found.optional()?.flatten())
+            };
+            // Back to the last one that was there: those before it end before it begins.
+            let first = list.first().map(|first| int(first.offset)).filter(|first| *first <= from);
+            let lowest = first.unwrap_or_else(|| from.saturating_sub(CHUNK_MAX_BYTES as i64).max(0));
+            let mut before = conn.prepare_cached(
+                "SELECT offset FROM extent_past WHERE ino = ?1 AND offset >= ?2 AND offset < ?3 ORDER BY offset DESC LIMIT 1",
+            )?;
+            let mut at = from;
+            while let Some(offset) = before.query_row(params![ino, lowest, at], |row| row.get::<_, i64>(0)).optional()? {
+                if let Some(extent) = newest(offset)? {
+                    list.push(extent);
+                    break;
+                }
+                at = offset;
             }
-            Ok(extents)
+            // On from one offset to the next, whatever number of rows each has.
+            let mut next = conn.prepare_cached(
+                "SELECT offset FROM extent_past WHERE ino = ?1 AND offset >= ?2 AND offset < ?3 ORDER BY offset LIMIT 1",
+            )?;
+            let (mut at, mut upto, mut steps) = (from, to, 0);
+            while let Some(offset) = next.query_row(params![ino, at, to], |row| row.get::<_, i64>(0)).optional()? {
+                if steps >= limit && offset > from {
+                    upto = offset;
+                    break;
+                }
+                list.extend(newest(offset)?);
+                (at, steps) = (offset + 1, steps + 1);
+            }
+            let upto = if upto == int(span.end) { span.end } else { upto.cast_unsigned() };
+            Ok(Extents { list, upto })
         })?;
-        extents.retain(|extent| extent.end() > offset);
-        extents.sort_unstable_by_key(|extent| extent.offset);
-        Ok(extents)
+        found.list.retain(|extent| extent.end() > span.start && extent.offset < found.upto);
+        found.list.sort_unstable_by_key(|extent| extent.offset);
+        Ok(found)
     }
 
     /// One extended attribute.

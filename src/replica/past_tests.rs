@@ -38,10 +38,11 @@ fn check_moment(past: &Past<'_>, model: &MemStore) {
         assert_eq!(same(&there), same(node));
         assert_eq!(past.node(there.ino).unwrap(), Some(there.clone()));
         assert_eq!(past.extents(there.ino, 0, u64::MAX).unwrap(), model.extents(&node.keg));
-        for (from, len) in [(0, 1), (100, 57), (399, 400)] {
+        for (from, len, parts) in [(0, 1, 1), (100, 57, 2), (399, 400, 5)] {
             let all = model.extents(&node.keg).into_iter();
             let meet: Vec<_> = all.filter(|extent| extent.end() > from && extent.offset < from + len).collect();
             assert_eq!(past.extents(there.ino, from, len).unwrap(), meet);
+            assert_eq!(in_parts(from..from + len, |span| past.some_extents(there.ino, span, parts).unwrap()), meet);
         }
         assert_eq!(past.xattrs(there.ino).unwrap(), model.xattrs(&node.keg));
         let names: BTreeSet<_> =

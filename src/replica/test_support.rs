@@ -128,3 +128,15 @@ pub(super) fn names(replica: &Replica) -> Vec<String> {
     names.sort();
     names
 }
+
+/// What a file has in `span`, asked for in parts.
+pub(super) fn in_parts(span: std::ops::Range<u64>, ask: impl Fn(std::ops::Range<u64>) -> Extents) -> Vec<Extent> {
+    let (mut all, mut at) = (Vec::new(), span.start);
+    while at < span.end {
+        let Extents { list, upto } = ask(at..span.end);
+        assert!(at < upto && upto <= span.end);
+        at = list.last().map_or(upto, |last| last.end().max(upto));
+        all.extend(list);
+    }
+    all
+}

@@ -1,6 +1,8 @@
 //! What goes in and out of the replica: plain values, no database and no lock.
 
-use crate::format::{AccountId, Batch, BlobRef, ChainHash, DbId, DeviceId, EntryHash, Envelope, Head, KegId, Op, Role};
+use crate::format::{
+    AccountId, Batch, BlobRef, ChainHash, DbId, DeviceId, EntryHash, Envelope, Extent, Head, KegId, Op, Role,
+};
 use crate::keg::Node;
 
 /// Whose replica it is. Fixed at creation; opening with another `db` or `device` is refused.
@@ -12,6 +14,23 @@ pub struct OpenParams {
     pub device: DeviceId,
     /// `alice's laptop`: how conflict names call this installation while its work is pending.
     pub label: String,
+}
+
+/// Extents of a part of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extents {
+    /// Whole, ascending and disjoint; gaps are holes.
+    pub list: Vec<Extent>,
+    /// Up to here they are all: behind the beginning of what was asked for, and at most its end.
+    pub upto: u64,
+}
+
+impl Extents {
+    /// The answer about a part that ends at `to`, where there may be `more` than this.
+    pub(super) fn new(list: Vec<Extent>, to: u64, more: bool) -> Self {
+        let upto = list.last().filter(|_| more).map_or(to, |last| last.end().min(to));
+        Self { list, upto }
+    }
 }
 
 /// One member as the verified log has it.

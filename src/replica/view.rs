@@ -1,5 +1,6 @@
 //! The mounted view: confirmed state with pending work on top.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use parking_lot::RwLockReadGuard;
@@ -11,7 +12,7 @@ use super::layer::{merge_names, merge_xattrs};
 use super::replica::Shared;
 use super::rows::NodeRow;
 use super::state::State;
-use super::types::{DirEntry, LogLine, NameEntry, NameOf, Standing, Xattr};
+use super::types::{DirEntry, Extents, LogLine, NameEntry, NameOf, Standing, Xattr};
 use crate::format::{AccountId, ChainHash, DeviceId, EntryHash, Extent, Head, KegId, Role};
 use crate::keg::{ContentVersion, Node};
 
@@ -225,40 +226,25 @@ impl<'a> View<'a> {
     /// # Errors
     /// Those of reading.
     pub fn extents(&self, ino: u64, offset: u64, len: u64) -> Result<Vec<Extent>, ReplicaError> {
-        let to = offset.saturating_add(len);
-        let overlay = &self.state.overlay;
-        let Some(keg) = overlay.inos.get(&ino) else { return self.base().extents(ino, offset, to) };
-        let stored = overlay.nodes.get(keg).is_none_or(|row| row.stored);
-        let base = if stored { self.base().extents(ino, offset, to)? } else { Vec::new() };
-        Ok(match overlay.contents.get(keg) {
-            Some(content) => content.over(base, offset, to),
-            None => base,
-        })
+        Ok(self.some_extents(ino, offset..offset.saturating_add(len), usize::MAX)?.list)
     }
 
-    /// The first extent of the file that ends behind `offset`. Costs the same however far away it is, but for what
-    /// pending work has removed on the way.
+    /// The first of them, about `limit`, which is at least 1. What it costs does not depend on how many more there are, nor
+    /// on how long the holes are.
     ///
     /// # Errors
     /// Those of reading.
-    pub fn next_extent(&self, ino: u64, offset: u64) -> Result<Option<Extent>, ReplicaError> {
+    pub fn some_extents(&self, ino: u64, span: Range<u64>, limit: usize) -> Result<Extents, ReplicaError> {
         let overlay = &self.state.overlay;
-        let keg = overlay.inos.get(&ino);
-        let stored = keg.and_then(|keg| overlay.nodes.get(keg)).is_none_or(|row| row.stored);
-        let content = keg.and_then(|keg| overlay.contents.get(keg));
-        let mut at = offset;
-        loop {
-            let base = if stored { self.base().next_extent(ino, at)? } else { None };
-            let Some(content) = content else { return Ok(base) };
-            let to = base.as_ref().map_or(u64::MAX, Extent::end);
-            let last = base.is_none();
-            let first = content.over(base.into_iter().collect(), at, to).into_iter().next();
-            if first.is_some() || last {
-                return Ok(first);
-            }
-            // All of it is hidden.
-            at = to;
-        }
+        let Some(keg) = overlay.inos.get(&ino) else { return self.base().some_extents(ino, span, limit) };
+        let stored = overlay.nodes.get(keg).is_none_or(|row| row.stored);
+        let base = match stored {
+            true => self.base().some_extents(ino, span.clone(), limit)?,
+            false => Extents { list: Vec::new(), upto: span.end },
+        };
+        let Some(content) = overlay.contents.get(keg) else { return Ok(base) };
+        let upto = content.reach(span.start, base.upto, limit);
+        Ok(Extents { list: content.over(base.list, span.start, upto), upto })
     }
 
     /// One extended attribute.

@@ -18,7 +18,8 @@ use crate::format::{BlobId, DbId, DeviceId, Extent, KegId, LockSet, LockSpan, Op
 use crate::keg::{self, Context, MemStore, Node, Store};
 
 use super::{
-    Agreed, FolderSource, KegDir, LeaseNews, Listed, OnChange, ProbeDone, Progress, Slot, SourceChange, VfsError,
+    Agreed, Extents, FolderSource, KegDir, LeaseNews, Listed, OnChange, ProbeDone, Progress, Slot, SourceChange,
+    VfsError,
 };
 
 /// Faults, and the state of the world, as a test orders them.
@@ -61,6 +62,8 @@ pub struct MemoryFolder {
     filled: Condvar,
     callbacks: RwLock<Vec<Arc<OnChange>>>,
     keg_dir: RwLock<Option<Arc<dyn KegDir>>>,
+    /// Questions about extents, and extents in the answers.
+    asked: Mutex<(usize, usize)>,
     locks: Mutex<Locks>,
     lease_news: RwLock<Option<Box<dyn LeaseNews>>>,
 }
@@ -118,6 +121,7 @@ impl MemoryFolder {
             filled: Condvar::new(),
             callbacks: RwLock::default(),
             keg_dir: RwLock::default(),
+            asked: Mutex::default(),
             locks: Mutex::default(),
             lease_news: RwLock::default(),
         })
@@ -178,6 +182,11 @@ impl MemoryFolder {
     /// Fetches so far, with their ranges.
     pub fn fetched(&self) -> Vec<(BlobId, Option<Range<u64>>)> {
         self.blobs.read().fetched.clone()
+    }
+
+    /// How often extents were asked for since the last call of this, and how many there were in the answers.
+    pub fn extents_asked(&self) -> (usize, usize) {
+        std::mem::take(&mut *self.asked.lock())
     }
 
     /// Operations in the order in which they came to the journal.
@@ -272,12 +281,16 @@ impl FolderSource for MemoryFolder {
         Ok(sure(tree.store.node(&parent)).map_or(keg::ROOT_INO, |node| node.ino))
     }
 
-    fn extents(&self, ino: u64, offset: u64, len: u64) -> Result<Vec<Extent>, VfsError> {
+    fn extents(&self, ino: u64, span: Range<u64>, limit: usize) -> Result<Extents, VfsError> {
         let tree = self.tree.read();
-        let Some(keg) = tree.keg(ino) else { return Ok(Vec::new()) };
-        let end = offset.saturating_add(len);
-        let extents = tree.store.extents(&keg).into_iter();
-        Ok(extents.filter(|extent| extent.end() > offset && extent.offset < end).collect())
+        let extents = tree.keg(ino).map(|keg| tree.store.extents(&keg)).unwrap_or_default().into_iter();
+        let mut met = extents.filter(|extent| extent.end() > span.start && extent.offset < span.end);
+        let list: Vec<_> = met.by_ref().take(limit).collect();
+        let more = met.next().is_some();
+        let upto = list.last().filter(|_| more).map_or(span.end, Extent::end);
+        let mut asked = self.asked.lock();
+        *asked = (asked.0 + 1, asked.1 + list.len());
+        Ok(Extents { list, upto })
     }
 
     fn xattr(&self, ino: u64, name: &[u8]) -> Result<Option<Vec<u8>>, VfsError> {

@@ -59,7 +59,8 @@ pub use keg_dir::{KegDir, KegFile, KegNode};
 pub use locks::{InTheWay, LockDone, LockRequest};
 pub use memory::{Faults, MemoryFolder};
 pub use source::{
-    Agreed, FolderSource, LeaseNews, Listed, ListedName, OnChange, ProbeDone, Progress, Room, Slot, SourceChange,
+    Agreed, Extents, FolderSource, LeaseNews, Listed, ListedName, OnChange, ProbeDone, Progress, Room, Slot,
+    SourceChange,
 };
 pub use stores::Store;
 pub use types::{

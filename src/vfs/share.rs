@@ -17,7 +17,7 @@ use super::core::Core;
 use super::inode::{FileState, Inode};
 use super::keg_dir::is_keg_handle;
 use super::layer::{Layer, Shared};
-use super::{Vfs, VfsError};
+use super::{Extents, Vfs, VfsError};
 
 /// Bytes taken at once: what the 32 bits of the kernel's answer can express, in whole chunks.
 const RANGE_MAX: u64 = u32::MAX as u64 - (CHUNK_MAX_BYTES as u64 - 1);
@@ -100,8 +100,15 @@ impl Core {
         for part in parts {
             if !matches!(part.what, What::Source) {
                 all.push(part);
-            } else if part.len > 0 {
-                stored_parts(&inode.extents(part.at..part.at + part.len)?, part.at..part.at + part.len, &mut all);
+            } else {
+                let (mut at, end) = (part.at, part.at + part.len);
+                while at < end && all.len() < PARTS_MAX {
+                    // Each may have a hole before it, which is a part as well.
+                    let most = (PARTS_MAX - all.len()).div_ceil(2);
+                    let Extents { list, upto } = inode.some_extents(at..end, most)?;
+                    stored_parts(&list, at..upto, &mut all);
+                    at = upto;
+                }
             }
             if all.len() >= PARTS_MAX {
                 all.truncate(PARTS_MAX);

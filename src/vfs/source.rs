@@ -38,6 +38,15 @@ pub struct ListedName {
     pub kind: NodeKind,
 }
 
+/// Extents of a part of a file.
+#[derive(Clone, Debug)]
+pub struct Extents {
+    /// Ascending and disjoint; gaps are holes.
+    pub list: Vec<Extent>,
+    /// Up to here they are all: behind the beginning of what was asked for, and at most its end.
+    pub upto: u64,
+}
+
 /// A place in the journal's order, held for a change of content whose bytes are still being sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot(pub u64);
@@ -126,12 +135,9 @@ pub trait FolderSource: Send + Sync + 'static {
     fn newest_cookie(&self, directory: u64) -> Result<u64, VfsError>;
     /// The directory that a directory is in; the root is in itself.
     fn parent(&self, directory: u64) -> Result<u64, VfsError>;
-    /// Extents that meet `[offset, offset + len)`, ascending; gaps are holes.
-    fn extents(&self, ino: u64, offset: u64, len: u64) -> Result<Vec<Extent>, VfsError>;
-    /// The first extent that ends behind `offset`: where a hole ends, however long it is.
-    fn next_extent(&self, ino: u64, offset: u64) -> Result<Option<Extent>, VfsError> {
-        Ok(self.extents(ino, offset, u64::MAX)?.into_iter().next())
-    }
+    /// Extents that meet `span`, which is not empty, from its beginning on. About `limit`, which is at least 1, and what it
+    /// costs does not depend on how many more there are, nor on how long the holes between them are.
+    fn extents(&self, ino: u64, span: Range<u64>, limit: usize) -> Result<Extents, VfsError>;
     /// An extended attribute.
     fn xattr(&self, ino: u64, name: &[u8]) -> Result<Option<Vec<u8>>, VfsError>;
     /// The names of all extended attributes.

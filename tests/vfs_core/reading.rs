@@ -118,3 +118,48 @@ fn kept_caches_are_those_whose_content_is_the_same() {
     assert!(!open(), "somebody else has written");
     assert!(open());
 }
+
+/// A file of so many pieces, each with a hole behind it.
+fn in_pieces(desk: &Desk, name: &str, pieces: u64) -> u64 {
+    let (_, fh) = desk.create(name);
+    for piece in 0..pieces {
+        desk.write(fh, piece * 200, &[piece as u8 | 1; 100]);
+    }
+    desk.fsync(fh);
+    desk.folder.extents_asked();
+    fh
+}
+
+#[test]
+fn a_read_after_a_write_is_synced_does_not_ask_for_all_that_a_file_in_many_pieces_consists_of() {
+    let (desk, pieces) = (desk(), 6000);
+    let fh = in_pieces(&desk, "database", pieces);
+    for n in 0..20 {
+        desk.write(fh, n * 331 % pieces * 200, b"new");
+        desk.fsync(fh);
+        let piece = (n * 977 + 5) % pieces;
+        assert_eq!(desk.read(fh, piece * 200 + 50, 50), [piece as u8 | 1; 50]);
+        let (asked, rows) = desk.folder.extents_asked();
+        assert!(asked <= 2 && rows <= 100, "{rows} extents in {asked} answers");
+    }
+}
+
+#[test]
+fn a_clone_of_a_file_in_many_pieces_asks_for_no_more_than_it_takes_at_once() {
+    let (desk, pieces) = (desk(), 10_000);
+    let from = in_pieces(&desk, "original", pieces);
+    let (len, data) = (pieces * 200 - 100, desk.read_all(from));
+    let fresh = Vfs::single(desk.folder.clone(), VfsOptions::default()).unwrap();
+    let desk = Desk { folder: desk.folder, vfs: fresh };
+    let (from, (_, to)) = (desk.open("original", READ), desk.create("clone"));
+    desk.folder.extents_asked();
+    let first = u64::from(desk.vfs.copy_range(from, 0, to, 0, len).unwrap());
+    let (_, rows) = desk.folder.extents_asked();
+    assert!(rows <= 1536, "{rows} extents for {} pieces", first / 200);
+    desk.copy(from, first, to, first, len - first);
+    let (_, rows) = desk.folder.extents_asked();
+    assert!(rows as u64 <= pieces, "{rows} extents for the rest");
+    assert!(desk.read_all(to) == data);
+    desk.fsync(to);
+    assert!(desk.read_all(to) == data);
+}

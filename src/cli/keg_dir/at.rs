@@ -15,13 +15,13 @@ use jiff::tz::TimeZone;
 
 use super::super::source;
 use super::super::when::{self, When};
-use crate::format::{BlobId, DbId, DeviceId, Extent, KegId, Op, OpKind, Role};
+use crate::format::{BlobId, DbId, DeviceId, KegId, Op, OpKind, Role};
 use crate::keg::{Node, ROOT_INO};
 use crate::replica::{Past, ReplicaError};
 use crate::sync::Folder;
 use crate::sys::clock;
 use crate::vfs::{
-    FolderSource, KegDir, KegNode, Listed, NodeKind, OnChange, Progress, ReadOnlyReason, Room, Slot, VfsError,
+    Extents, FolderSource, KegDir, KegNode, Listed, NodeKind, OnChange, Progress, ReadOnlyReason, Room, Slot, VfsError,
 };
 
 /// The directory `at`.
@@ -103,8 +103,8 @@ impl FolderSource for AsItWas {
         self.read(|past| past.names(directory))?.first().map(|name| name.parent_ino).ok_or(VfsError::NotFound)
     }
 
-    fn extents(&self, ino: u64, offset: u64, len: u64) -> Result<Vec<Extent>, VfsError> {
-        self.read(|past| past.extents(ino, offset, len))
+    fn extents(&self, ino: u64, span: Range<u64>, limit: usize) -> Result<Extents, VfsError> {
+        self.read(|past| past.some_extents(ino, span, limit)).map(source::extents)
     }
 
     fn xattr(&self, ino: u64, name: &[u8]) -> Result<Option<Vec<u8>>, VfsError> {
