@@ -220,6 +220,12 @@ fn flock_and_fcntl_do_not_see_each_other_and_open_file_descriptions_lock_for_the
     assert_eq!(set_ofd(&there, libc::F_WRLCK, 5, 1), Err(Errno::EAGAIN));
     drop(here);
     wait_for("the closed description's range", SOON, || set_ofd(&there, libc::F_WRLCK, 5, 1).is_ok());
+    // What `.keg` shows is made anew for everybody who opens it.
+    let status = File::open(alice.join(".keg/status")).unwrap();
+    assert_eq!(set(&status, libc::F_RDLCK, 0, 0), Err(Errno::ENOLCK));
+    assert!(
+        matches!(status.try_lock_shared(), Err(fs::TryLockError::Error(error)) if error.raw_os_error() == Some(libc::ENOLCK))
+    );
 }
 
 #[test]
@@ -281,6 +287,59 @@ fn a_dead_members_lock_is_free_after_the_lease_and_is_shown_until_then() {
     assert!(waited < LEASE + Duration::from_secs(2), "{waited:?}");
     let shown = team.bob.ok(&["status"]);
     assert!(shown.contains("acme/left: bob's laptop has flock exclusive") && !shown.contains("alice"), "{shown}");
+}
+
+#[test]
+fn open_file_descriptions_that_wait_for_each_other_are_not_refused() {
+    let mut team = Team::new();
+    let (alice, _) = team.mount();
+    let path = alice.join("f");
+    fs::write(&path, "x").unwrap();
+    let (here, there) = (open(&path), open(&path));
+    set_ofd(&here, libc::F_WRLCK, 0, 1).unwrap();
+    set_ofd(&there, libc::F_WRLCK, 1, 1).unwrap();
+    let wants = |file: &File, start| {
+        let file = file.try_clone().unwrap();
+        thread::spawn(move || fcntl(file.as_fd(), FcntlArg::F_OFD_SETLKW(&range(libc::F_WRLCK, start, 1))))
+    };
+    let (one, other) = (wants(&here, 1), wants(&there, 0));
+    thread::sleep(Duration::from_millis(300));
+    assert!(!one.is_finished() && !other.is_finished());
+    set_ofd(&there, libc::F_UNLCK, 1, 1).unwrap();
+    assert!(one.join().unwrap().is_ok());
+    set_ofd(&here, libc::F_UNLCK, 0, 1).unwrap();
+    assert!(other.join().unwrap().is_ok());
+}
+
+#[test]
+fn a_stopped_members_program_gets_no_lock_that_another_member_has_been_given_meanwhile() {
+    let mut team = team();
+    let (alice, bob) = team.mount();
+    let (ours, theirs) = shared_file(&alice, &bob, "lent", b"x");
+    let (here, there) = (open(&ours), open(&theirs));
+    // From now on the file is lent to Alice's machine, which locks without asking.
+    here.lock().unwrap();
+    here.unlock().unwrap();
+    let daemon = nix::unistd::Pid::from_raw(team.alice.daemon_pid().unwrap() as i32);
+    // Not by a program, which could not be started while a file of the stopped mount is open here.
+    let signal = |signal| nix::sys::signal::kill(daemon, signal).unwrap();
+    signal(nix::sys::signal::Signal::SIGSTOP);
+    let waiting = thread::spawn(move || {
+        here.lock().unwrap();
+        (here, Instant::now())
+    });
+    let stopped = Instant::now();
+    there.lock().unwrap();
+    assert!(stopped.elapsed() < LEASE + Duration::from_secs(2), "{:?}", stopped.elapsed());
+    signal(nix::sys::signal::Signal::SIGCONT);
+    thread::sleep(Duration::from_secs(1));
+    assert!(!waiting.is_finished(), "both have it");
+    let shown = team.alice.ok(&["status"]);
+    assert!(!shown.contains("BROKEN"), "{shown}");
+    let released = Instant::now();
+    there.unlock().unwrap();
+    let (_here, woken) = waiting.join().unwrap();
+    assert!(woken > released && woken - released < UNTOLD, "{:?}", woken - released);
 }
 
 #[test]

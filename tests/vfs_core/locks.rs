@@ -32,9 +32,13 @@ const ALL: LockSpan = LockSpan { space: LockSpace::Flock, start: 0, end: LOCK_EN
 
 impl Desk {
     fn ask(&self, fh: u64, owner: u64, span: LockSpan, wait: bool) -> Asked {
+        self.ask_as(owner as u32, fh, owner, span, wait)
+    }
+
+    fn ask_as(&self, pid: u32, fh: u64, owner: u64, span: LockSpan, wait: bool) -> Asked {
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let (done, answer) = channel();
-        let request = LockRequest { id, fh, owner, pid: owner as u32, span, wait };
+        let request = LockRequest { id, fh, owner, pid, span, wait };
         // Whoever still waits at the end of a test is told when the desk is cleared.
         self.vfs.lock(
             &request,
@@ -113,12 +117,13 @@ fn a_conversion_of_flock_gives_up_first_and_one_of_fcntl_does_not() {
     desk.vfs.unlock(fh, 1, LockSpace::Flock, 0, LOCK_END).unwrap();
     assert_eq!(two.answer(), Ok(()));
 
-    desk.try_lock(fh, 1, range(0, 0, false)).unwrap();
-    desk.try_lock(fh, 2, range(0, 0, false)).unwrap();
-    let one = desk.ask(fh, 1, range(0, 0, true), true);
-    assert_eq!(desk.ask(fh, 2, range(0, 0, true), true).answer(), Err(VfsError::Deadlock));
+    // What fcntl locks for is a process, not a description.
+    desk.try_lock(fh, 11, range(0, 0, false)).unwrap();
+    desk.try_lock(fh, 12, range(0, 0, false)).unwrap();
+    let one = desk.ask(fh, 11, range(0, 0, true), true);
+    assert_eq!(desk.ask(fh, 12, range(0, 0, true), true).answer(), Err(VfsError::Deadlock));
     assert!(one.waits());
-    desk.vfs.unlock(fh, 2, LockSpace::Posix, 0, 0).unwrap();
+    desk.vfs.unlock(fh, 12, LockSpace::Posix, 0, 0).unwrap();
     assert_eq!(one.answer(), Ok(()));
 }
 
@@ -135,6 +140,52 @@ fn a_circle_over_several_files_is_refused_and_a_chain_is_not() {
     assert_eq!(desk.ask(files[0], 3, range(0, 0, true), false).answer(), Err(VfsError::Locked));
     desk.vfs.unlock(files[2], 3, LockSpace::Posix, 0, 0).unwrap();
     assert_eq!(chain[1].answer(), Ok(()));
+}
+
+#[test]
+fn open_file_descriptions_of_a_process_are_in_no_circle() {
+    let desk = desk();
+    let (a, b) = (desk.create("a").1, desk.create("b").1);
+    let [first, second] = [range(0, 0, true), range(1, 1, true)];
+    for (fh, owner, span) in [(a, 1, first), (b, 2, second)] {
+        assert_eq!(desk.ask_as(50, fh, owner, span, false).answer(), Ok(()));
+    }
+    // Both locked what the other wants, of the files `a` and `b`; threads of one process, which is one owner at most.
+    let there = [desk.ask_as(50, b, 1, second, true), desk.ask_as(50, a, 2, first, true)];
+    assert!(there.iter().all(Asked::waits));
+    // Processes that come into it are not stuck: a description can be unlocked by whoever has it.
+    desk.try_lock(a, 3, range(2, 2, true)).unwrap();
+    assert!(desk.ask(b, 3, second, true).waits());
+    assert!(desk.ask_as(50, a, 1, range(2, 2, true), true).waits());
+    desk.vfs.unlock(a, 1, LockSpace::Posix, 0, 0).unwrap();
+    assert_eq!(there[1].answer(), Ok(()));
+}
+
+#[test]
+fn a_description_that_two_processes_use_or_that_flock_has_locked_is_in_no_circle() {
+    let desk = desk();
+    let (a, b) = (desk.create("a").1, desk.create("b").1);
+    let flock = LockSpan { exclusive: false, ..ALL };
+    let marks: [&dyn Fn(); 2] =
+        [&|| assert_eq!(desk.ask_as(77, a, 1, range(9, 9, true), false).answer(), Ok(())), &|| {
+            assert_eq!(desk.try_lock(a, 1, flock), Ok(()))
+        }];
+    for mark in marks {
+        desk.try_lock(a, 1, range(0, 0, true)).unwrap();
+        desk.try_lock(b, 2, range(0, 0, true)).unwrap();
+        mark();
+        let one = desk.ask(b, 1, range(0, 0, true), true);
+        let other = desk.ask(a, 2, range(0, 0, true), true);
+        assert!(one.waits() && other.waits());
+        desk.vfs.unlock(b, 2, LockSpace::Posix, 0, 9).unwrap();
+        assert_eq!(one.answer(), Ok(()));
+        for fh in [a, b] {
+            desk.vfs.unlock(fh, 1, LockSpace::Posix, 0, 9).unwrap();
+        }
+        assert_eq!(other.answer(), Ok(()));
+        desk.vfs.unlock(a, 2, LockSpace::Posix, 0, 9).unwrap();
+        desk.vfs.unlock(a, 1, LockSpace::Flock, 0, LOCK_END).unwrap();
+    }
 }
 
 #[test]

@@ -21,6 +21,8 @@ mod names;
 mod report;
 mod state;
 mod task;
+#[cfg(test)]
+mod tests;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
@@ -56,7 +58,7 @@ pub(super) struct Locks {
 impl Locks {
     pub fn new() -> Self {
         Self {
-            state: Mutex::new(State::new(clock::monotonic())),
+            state: Mutex::new(State::new(clock::boottime())),
             news: RwLock::default(),
             work: Notify::new(),
             others: Mutex::default(),
@@ -70,7 +72,7 @@ impl Locks {
 
     /// The server can be reached again.
     pub fn reconnected(&self) {
-        self.state.lock().reconnected(clock::monotonic());
+        self.state.lock().reconnected(clock::boottime());
         self.wake();
     }
 
@@ -89,13 +91,13 @@ impl Folder {
 
     /// Programs are to hold `held` of the file; a `newcomer` has held nothing of it so far. Answers from memory.
     pub fn claim_lock(&self, keg: &KegId, held: &LockSet, newcomer: bool) -> Agreed {
-        self.locks.state.lock().claim(keg, held, newcomer, clock::monotonic())
+        self.locks.state.lock().claim(keg, held, newcomer, clock::boottime())
     }
 
     /// Programs hold `held` of the file, no more, and want these spans, each with whether they wait for it. Returns at
     /// once; [`LockNews::changed`] tells.
     pub fn want_locks(&self, keg: &KegId, held: &LockSet, wants: &[(LockSpan, bool)]) {
-        if self.locks.state.lock().want(keg, held, wants, clock::monotonic()) {
+        if self.locks.state.lock().want(keg, held, wants, clock::boottime()) {
             self.locks.wake();
         }
     }

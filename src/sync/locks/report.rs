@@ -160,7 +160,7 @@ impl Folder {
 
     /// Asks whether another member is in the way of `span`; `done` is called at once or later, on another thread.
     pub fn probe_lock(self: &Arc<Self>, keg: &KegId, span: &LockSpan, done: Box<dyn FnOnce(Option<LockSpan>) + Send>) {
-        if self.locks.state.lock().decides(keg, span) {
+        if self.locks.state.lock().decides(keg, span, clock::boottime()) {
             return done(None);
         }
         let (folder, keg, span) = (Arc::clone(self), *keg, *span);

@@ -1,12 +1,13 @@
 //! What is held, wanted and agreed of each file of a folder, and what is to be done about it. Knows no clock: the time is
-//! given to it.
+//! given to it, by one that goes on while the machine is suspended, since leases do.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::api::limits::{LOCK_FILES_MAX, LOCK_WANTS_MAX};
 use crate::api::{LockGrant, LockWant, LockedFile, WantResult};
 use crate::format::{KegId, LockSet, LockSpan, LockToken};
+use crate::sys::clock::Boottime;
 
 use super::names::Names;
 
@@ -61,7 +62,7 @@ struct File {
     /// What a session that begins carries over; it bounds what may be held meanwhile.
     moving: Option<LockSet>,
     /// The wishes are with the server; until when they are not repeated.
-    asked_until: Option<Instant>,
+    asked_until: Option<Boottime>,
     /// The server has wishes in its queue.
     queued: bool,
     /// The server is to say whether somebody waits.
@@ -70,7 +71,7 @@ struct File {
     busy: bool,
     /// A call about it was not answered (yet): the server may have this device hold more than is agreed.
     unanswered: bool,
-    used: Instant,
+    used: Boottime,
     /// Counts the times that what is held changed while something was held exclusively, so possibly written.
     writes: u64,
     /// Up to which of them everything written is on the server.
@@ -78,7 +79,7 @@ struct File {
 }
 
 impl File {
-    fn new(now: Instant) -> Self {
+    fn new(now: Boottime) -> Self {
         Self {
             held: LockSet::default(),
             wants: Vec::new(),
@@ -110,7 +111,7 @@ impl File {
     }
 
     /// Programs hold this from now on.
-    fn hold(&mut self, held: &LockSet, now: Instant) {
+    fn hold(&mut self, held: &LockSet, now: Boottime) {
         // Until now something may have been written, or from now on.
         if self.held.has_exclusive() || held.has_exclusive() {
             self.writes += 1;
@@ -148,7 +149,7 @@ pub(super) struct Plan {
     /// Nobody can be asked from now on: those who wait are to be told.
     pub alone: Vec<KegId>,
     /// When to look again.
-    pub wake_at: Option<Instant>,
+    pub wake_at: Option<Boottime>,
 }
 
 /// All files of a folder.
@@ -156,10 +157,10 @@ pub(super) struct State {
     pub link: Link,
     pub lease: Duration,
     /// When the last call was made that was answered.
-    answered: Instant,
+    answered: Boottime,
     /// Since when it does not answer.
-    lost: Option<Instant>,
-    try_at: Instant,
+    lost: Option<Boottime>,
+    try_at: Boottime,
     files: HashMap<KegId, File>,
     tokens: HashMap<LockToken, KegId>,
     /// The role may hold exclusively, towards others.
@@ -169,12 +170,12 @@ pub(super) struct State {
 
 impl State {
     /// Nothing is held.
-    pub fn new(now: Instant) -> Self {
+    pub fn new(now: Boottime) -> Self {
         Self {
             link: Link::Away,
             lease: LEASE,
             // Nothing was agreed that would have to run out.
-            answered: now.checked_sub(LEASE).unwrap_or(now),
+            answered: Boottime::START,
             lost: None,
             try_at: now,
             files: HashMap::new(),
@@ -192,20 +193,28 @@ impl State {
         }
     }
 
+    /// What the server has agreed to still binds it. Afterwards it may have given the same to others, be it that this machine
+    /// was suspended, or this process stopped, and has not found out yet.
+    fn is_leased(&self, now: Boottime) -> bool {
+        now < self.answered + self.lease
+    }
+
     /// See [`super::Folder::claim_lock`].
-    pub fn claim(&mut self, keg: &KegId, held: &LockSet, newcomer: bool, now: Instant) -> Agreed {
+    pub fn claim(&mut self, keg: &KegId, held: &LockSet, newcomer: bool, now: Boottime) -> Agreed {
         let shown = (!self.writes).then(|| self.shown(held));
         if self.files.is_empty() && self.link == Link::Away {
             // That it did not answer once says nothing of now.
             (self.lost, self.try_at) = (None, now);
         }
         let alone = self.link == Link::Alone;
+        let leased = self.is_leased(now);
         let file = self.files.entry(*keg).or_insert_with(|| File::new(now));
         let wanted = shown.as_ref().unwrap_or(held);
-        let within = match &file.moving {
-            Some(moving) => moving.covers_all(wanted),
-            None => (file.lent && !file.recalled) || file.agreed.covers_all(wanted),
-        };
+        let within = leased
+            && match &file.moving {
+                Some(moving) => moving.covers_all(wanted),
+                None => (file.lent && !file.recalled) || file.agreed.covers_all(wanted),
+            };
         let grown = !file.held.covers_all(held);
         let agreed = if alone || file.broken {
             Agreed::Yes
@@ -224,7 +233,7 @@ impl State {
     }
 
     /// See [`super::Folder::want_locks`]; tells whether there is something to do.
-    pub fn want(&mut self, keg: &KegId, held: &LockSet, wants: &[(LockSpan, bool)], now: Instant) -> bool {
+    pub fn want(&mut self, keg: &KegId, held: &LockSet, wants: &[(LockSpan, bool)], now: Boottime) -> bool {
         let Some(file) = self.files.get_mut(keg) else { return false };
         if file.held != *held {
             file.hold(held, now);
@@ -268,12 +277,12 @@ impl State {
     }
 
     /// What is to be done at `now`; the files are marked as being asked about.
-    pub fn plan(&mut self, now: Instant) -> Plan {
+    pub fn plan(&mut self, now: Boottime) -> Plan {
         let mut plan = Plan::default();
         if self.files.is_empty() {
             return plan;
         }
-        let mut wake = |at: Instant| plan.wake_at = Some(plan.wake_at.map_or(at, |before| before.min(at)));
+        let mut wake = |at: Boottime| plan.wake_at = Some(plan.wake_at.map_or(at, |before| before.min(at)));
         match self.link {
             Link::Here(_) => {}
             Link::Away | Link::Alone => {
@@ -351,7 +360,7 @@ impl State {
     }
 
     /// The session stands. Returns the files that others hold by now.
-    pub fn begun(&mut self, session: u64, epoch: u32, refused: &[LockToken], made: Instant) -> Vec<KegId> {
+    pub fn begun(&mut self, session: u64, epoch: u32, refused: &[LockToken], made: Boottime) -> Vec<KegId> {
         self.link = Link::Here(session);
         self.epoch = Some(epoch);
         self.answered_at(made);
@@ -374,14 +383,14 @@ impl State {
 
     /// A call of the session showed that it stands no more. Of a session that was given up before, or is being succeeded,
     /// that says nothing.
-    pub fn session_ended(&mut self, session: u64, lost: bool, now: Instant) {
+    pub fn session_ended(&mut self, session: u64, lost: bool, now: Boottime) {
         if self.link == Link::Here(session) {
             self.no_session(lost, now, now);
         }
     }
 
     /// There is no session; when to try again. `lost`: because the server does not answer.
-    pub fn no_session(&mut self, lost: bool, now: Instant, try_at: Instant) {
+    pub fn no_session(&mut self, lost: bool, now: Boottime, try_at: Boottime) {
         if !matches!(self.link, Link::Alone) {
             self.link = Link::Away;
         }
@@ -393,7 +402,7 @@ impl State {
     }
 
     /// The server can be reached again, and may be another than before.
-    pub fn reconnected(&mut self, now: Instant) {
+    pub fn reconnected(&mut self, now: Boottime) {
         self.try_at = now;
         // Who holds something believes in it until the server has agreed or not.
         if self.link != Link::Alone || self.files.is_empty() {
@@ -402,7 +411,7 @@ impl State {
     }
 
     /// The server has answered a call made then.
-    pub fn answered_at(&mut self, made: Instant) {
+    pub fn answered_at(&mut self, made: Boottime) {
         self.answered = self.answered.max(made);
         self.lost = None;
     }
@@ -435,7 +444,7 @@ impl State {
         keg: &KegId,
         names: &Names,
         session: u64,
-        now: Instant,
+        now: Boottime,
     ) -> Option<(LockedFile, Vec<LockWant>)> {
         if self.link != Link::Here(session) {
             return None;
@@ -512,8 +521,9 @@ impl State {
     }
 
     /// Whether `span` is this device's to give, without asking.
-    pub fn decides(&self, keg: &KegId, span: &LockSpan) -> bool {
-        let file = self.files.get(keg);
-        self.link == Link::Alone || file.is_some_and(|file| file.lent || file.broken || file.agreed.covers(span))
+    pub fn decides(&self, keg: &KegId, span: &LockSpan, now: Boottime) -> bool {
+        let leased = self.is_leased(now);
+        let given = |file: &File| file.broken || (leased && (file.lent || file.agreed.covers(span)));
+        self.link == Link::Alone || self.files.get(keg).is_some_and(given)
     }
 }

@@ -1,7 +1,7 @@
 //! The task that keeps the server's idea of this device's locks right, for one folder.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -45,7 +45,7 @@ impl Folder {
             let plan = {
                 let mut state = self.locks.state.lock();
                 state.note_standing(self.role().is_some_and(Role::writes), epoch);
-                state.plan(clock::monotonic())
+                state.plan(clock::boottime())
             };
             plan.alone.iter().for_each(|keg| self.locks.tell(keg, &[]));
             if plan.begin {
@@ -75,7 +75,7 @@ impl Folder {
                     });
                 }
             }
-            let pause = plan.wake_at.map(|at| at.saturating_duration_since(clock::monotonic()));
+            let pause = plan.wake_at.map(|at| at.saturating_duration_since(clock::boottime()));
             while calls.try_join_next().is_some() {}
             match pause {
                 Some(pause) => drop(tokio::time::timeout(pause, self.locks.work.notified()).await),
@@ -92,7 +92,7 @@ impl Folder {
             Arc::new(Names::new(self.id(), epoch, &verified.ring.epoch(epoch)?.content))
         };
         let open = Open { session: u64::from_le_bytes(random::array()), names };
-        let made = clock::monotonic();
+        let made = clock::boottime();
         let files = self.locks.state.lock().begin(&open.names);
         let answer = self.lock_call(&open, LockAsk::Begin(files)).await?;
         let LockResult::Begun(refused) = answer.result else { return Err(nonsense()) };
@@ -109,7 +109,7 @@ impl Folder {
     }
 
     fn no_lock_session(&self, error: &SyncError, backoff: &mut Backoff) {
-        let now = clock::monotonic();
+        let now = clock::boottime();
         tracing::debug!(db = %self.id(), %error, "no session for locks");
         let code = match error {
             SyncError::Remote(error) => error.code(),
@@ -130,7 +130,7 @@ impl Folder {
     /// One call, made at once.
     async fn lock_call(&self, open: &Open, ask: LockAsk) -> Result<LockAnswer, RemoteError> {
         let call = LockCall { session: open.session, epoch: open.names.epoch, ask };
-        let made = clock::monotonic();
+        let made = clock::boottime();
         let answer = tokio::time::timeout(CALL, self.remote.locks(self.id(), &call)).await;
         let answer = answer.unwrap_or(Err(RemoteError::Timeout))?;
         if !matches!(answer.result, LockResult::Stale) {
@@ -155,7 +155,7 @@ impl Folder {
                 }
             },
         };
-        self.locks.state.lock().session_ended(session, lost, clock::monotonic());
+        self.locks.state.lock().session_ended(session, lost, clock::boottime());
         self.locks.wake();
         None
     }
@@ -179,7 +179,7 @@ impl Folder {
 
     /// One call about a file; tells whether the session stands.
     async fn say(&self, keg: &KegId, open: &Open) -> bool {
-        let call = self.locks.state.lock().call(keg, &open.names, open.session, clock::monotonic());
+        let call = self.locks.state.lock().call(keg, &open.names, open.session, clock::boottime());
         let Some((file, wants)) = call else { return false };
         let answer = self.lock_call(open, LockAsk::Set(file, wants.clone())).await;
         let Some(answer) = self.judge_lock_call(open.session, answer) else { return false };
@@ -214,7 +214,7 @@ impl Folder {
 
     /// Waits until everything up to `seq` is applied here and told to the mount: what the former holder did.
     async fn see(&self, seq: u64) {
-        let deadline: Instant = clock::monotonic() + self.locks.state.lock().lease;
+        let deadline = clock::boottime() + self.locks.state.lock().lease;
         loop {
             {
                 // Held while entries are applied and told.
@@ -223,7 +223,7 @@ impl Folder {
                     return;
                 }
             }
-            if clock::monotonic() >= deadline {
+            if clock::boottime() >= deadline {
                 tracing::warn!(db = %self.id(), seq, "a lock is taken before its former holder's changes have arrived");
                 return;
             }

@@ -8,7 +8,7 @@
 
 mod table;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -17,6 +17,7 @@ use crate::format::{KegId, LockSet, LockSpace, LockSpan};
 
 use super::core::Core;
 use super::flush::SyncRequest;
+use super::keg_dir::is_keg_handle;
 use super::mounted::Mounted;
 use super::source::Agreed;
 use super::{Ino, LeaseNews, Vfs, VfsError};
@@ -121,28 +122,59 @@ impl State {
         }
     }
 
-    /// Whether waiting for `span` of `ino` would make `owner` wait for itself.
-    fn deadlock(&self, ino: Ino, owner: OwnerId, span: &LockSpan) -> bool {
-        let mut seen = Vec::new();
-        let mut next: Vec<OwnerId> = match self.files.get(&ino) {
-            Some(file) => file.locks.blockers(owner, span).collect(),
-            None => return false,
-        };
+    /// Whether waiting for a range of `ino` would make a process wait for itself.
+    ///
+    /// As on Linux, open file descriptions are in no circle: they belong to no process that would be stuck. The kernel
+    /// does not tell which of the two an owner is; [`descriptions`](Self::descriptions) finds what can be known.
+    fn deadlock(&self, ino: Ino, request: &LockRequest) -> bool {
+        let Some(file) = self.files.get(&ino) else { return false };
+        let mut next: Vec<OwnerId> = file.locks.blockers(request.owner, &request.span).collect();
+        if next.is_empty() {
+            return false;
+        }
+        let descriptions = self.descriptions(request);
+        if descriptions.contains(&request.owner) {
+            return false;
+        }
+        let mut waiting: HashMap<OwnerId, Vec<(&File, LockSpan)>> = HashMap::new();
+        for file in self.files_waited_for() {
+            for one in &file.locks.queue {
+                waiting.entry(one.owner).or_default().push((file, one.span));
+            }
+        }
+        let mut seen = descriptions;
         while let Some(blocker) = next.pop() {
-            if blocker == owner {
+            if blocker == request.owner {
                 return true;
             }
-            if seen.contains(&blocker) {
-                continue;
-            }
-            seen.push(blocker);
-            for file in self.waiting.values().filter_map(|ino| self.files.get(ino)) {
-                for waiting in file.locks.queue.iter().filter(|waiting| waiting.owner == blocker) {
-                    next.extend(file.locks.blockers(blocker, &waiting.span));
+            if seen.insert(blocker) {
+                for (file, span) in waiting.get(&blocker).into_iter().flatten() {
+                    next.extend(file.locks.blockers(blocker, span));
                 }
             }
         }
         false
+    }
+
+    /// Owners of fcntl(2) locks that are, or may be, open file descriptions: a process is one owner, so where it appears
+    /// as several, at most one of them is the process. One description each in different processes looks like processes.
+    fn descriptions(&self, request: &LockRequest) -> HashSet<OwnerId> {
+        let mut of_process: HashMap<u32, OwnerId> = HashMap::from([(request.pid, request.owner)]);
+        let mut found = HashSet::new();
+        for (owner, pid, known) in self.files.values().flat_map(|file| file.locks.fcntl_owners()) {
+            // A process that cannot be seen from here has no number.
+            let other = (pid != 0).then(|| *of_process.entry(pid).or_insert(owner)).filter(|other| *other != owner);
+            found.extend(other);
+            if known || other.is_some() {
+                found.insert(owner);
+            }
+        }
+        found
+    }
+
+    fn files_waited_for(&self) -> impl Iterator<Item = &File> {
+        let inos: HashSet<Ino> = self.waiting.values().copied().collect();
+        inos.into_iter().filter_map(|ino| self.files.get(&ino))
     }
 }
 
@@ -164,6 +196,10 @@ impl Vfs {
         decided: &mut Decided,
     ) -> Result<(), (LockDone, VfsError)> {
         let LockRequest { id, fh, owner, pid, span, wait } = *request;
+        if is_keg_handle(fh) {
+            // Everybody who opens such a file gets one of the own.
+            return Err((done, VfsError::NoLocks));
+        }
         let handle = match self.core.file(fh) {
             Ok(handle) => handle,
             Err(error) => return Err((done, error)),
@@ -199,7 +235,7 @@ impl Vfs {
             Err(VfsError::NoLocks)
         } else if !wait && file.locks.conflict(owner, &span).is_some() {
             Err(VfsError::Locked)
-        } else if wait && span.space == LockSpace::Posix && state.deadlock(ino, owner, &span) {
+        } else if wait && span.space == LockSpace::Posix && state.deadlock(ino, request) {
             Err(VfsError::Deadlock)
         } else {
             Ok(())
@@ -222,6 +258,9 @@ impl Vfs {
     /// # Errors
     /// [`VfsError::BadHandle`].
     pub fn unlock(&self, fh: u64, owner: u64, space: LockSpace, start: u64, end: u64) -> Result<(), VfsError> {
+        if is_keg_handle(fh) {
+            return Ok(());
+        }
         let ino = self.core.file(fh)?.pin.ino;
         self.core.change_locks(ino, |locks| locks.unlock(owner, space, start, end));
         Ok(())
@@ -235,6 +274,9 @@ impl Vfs {
         span: LockSpan,
         done: Box<dyn FnOnce(Result<Option<InTheWay>, VfsError>) + Send>,
     ) {
+        if is_keg_handle(fh) {
+            return done(Ok(None));
+        }
         let handle = match self.core.file(fh) {
             Ok(handle) => handle,
             Err(error) => return done(Err(error)),

@@ -14,6 +14,8 @@ struct Owner {
     id: OwnerId,
     /// The process that locked last, for F_GETLK.
     pid: u32,
+    /// Another has locked before.
+    passed_on: bool,
     /// Handles through which was locked: the last one's release releases.
     handles: Vec<u64>,
     set: LockSet,
@@ -70,6 +72,16 @@ impl<D> FileLocks<D> {
         others.filter(|other| other.set.conflict(span).is_some()).map(|other| other.id)
     }
 
+    /// Who has locked or wants to with fcntl(2): owner, process, and whether it must be an open file description, since
+    /// more than one process has used it, or it has locked with flock(2) too.
+    pub fn fcntl_owners(&self) -> impl Iterator<Item = (OwnerId, u32, bool)> {
+        let in_space = |one: &Owner, space| one.set.spans().iter().any(|span| span.space == space);
+        let holders = self.owners.iter().filter(move |one| in_space(one, LockSpace::Posix));
+        let holders = holders.map(move |one| (one.id, one.pid, one.passed_on || in_space(one, LockSpace::Flock)));
+        let waiting = self.queue.iter().filter(|waiting| waiting.span.space == LockSpace::Posix);
+        holders.chain(waiting.map(|waiting| (waiting.owner, waiting.pid, false)))
+    }
+
     /// What the owner holds.
     pub fn of(&self, owner: OwnerId) -> Option<&LockSet> {
         self.owners.iter().find(|one| one.id == owner).map(|one| &one.set)
@@ -106,10 +118,11 @@ impl<D> FileLocks<D> {
     /// The owner has `span` from now on, in the place of what it had there. The caller has seen that nobody is in the way.
     pub fn grant(&mut self, owner: OwnerId, pid: u32, fh: u64, span: LockSpan) {
         let index = self.owners.iter().position(|one| one.id == owner).unwrap_or_else(|| {
-            self.owners.push(Owner { id: owner, pid, handles: Vec::new(), set: LockSet::default() });
+            self.owners.push(Owner { id: owner, pid, passed_on: false, handles: Vec::new(), set: LockSet::default() });
             self.owners.len() - 1
         });
         let one = &mut self.owners[index];
+        one.passed_on |= one.pid != pid;
         one.pid = pid;
         if !one.handles.contains(&fh) {
             one.handles.push(fh);
