@@ -138,10 +138,12 @@ pub(super) fn rename_mode(flags: RenameFlags, caller: Caller) -> Option<RenameMo
 }
 
 pub(super) fn xattr_mode(flags: i32) -> Option<XattrMode> {
+    const BOTH: i32 = libc::XATTR_CREATE | libc::XATTR_REPLACE;
     match flags {
         0 => Some(XattrMode::Set),
         libc::XATTR_CREATE => Some(XattrMode::Create),
         libc::XATTR_REPLACE => Some(XattrMode::Replace),
+        BOTH => Some(XattrMode::CreateAndReplace),
         _ => None,
     }
 }
@@ -200,7 +202,7 @@ mod tests {
         let exchange = RenameFlags::RENAME_EXCHANGE;
         assert_eq!(rename_mode(RenameFlags::RENAME_WHITEOUT | exchange, Caller::default()), None);
         assert_eq!(rename_mode(RenameFlags::RENAME_NOREPLACE | exchange, Caller::default()), None);
-        assert_eq!(xattr_mode(libc::XATTR_CREATE | libc::XATTR_REPLACE), None);
+        assert_eq!(xattr_mode(4), None);
         assert_eq!(allocate(libc::FALLOC_FL_COLLAPSE_RANGE), None);
         assert_eq!(allocate(libc::FALLOC_FL_PUNCH_HOLE), None);
         assert_eq!(kind_of_mode(libc::S_IFDIR), None);

@@ -157,8 +157,8 @@ impl Vfs {
         let node = folder.node(local)?.ok_or(VfsError::NotFound)?;
         if mode != XattrMode::Set {
             match (folder.xattr(local, name)?.is_some(), mode) {
-                (true, XattrMode::Create) => return Err(VfsError::Exists),
-                (false, XattrMode::Replace) => return Err(VfsError::NoAttribute),
+                (true, XattrMode::Create | XattrMode::CreateAndReplace) => return Err(VfsError::Exists),
+                (false, XattrMode::Replace | XattrMode::CreateAndReplace) => return Err(VfsError::NoAttribute),
                 _ => {}
             }
         }

@@ -189,6 +189,8 @@ pub enum XattrMode {
     Create,
     /// It must exist, else [`VfsError::NoAttribute`](super::VfsError::NoAttribute).
     Replace,
+    /// Both, which cannot be: it tells whether the attribute exists.
+    CreateAndReplace,
 }
 
 /// Who the shown owner of all files is, and how much memory and time may be used.

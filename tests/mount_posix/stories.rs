@@ -171,6 +171,53 @@ fn holes_are_found_told_and_cost_nothing() {
 }
 
 #[test]
+#[allow(unsafe_code)]
+fn an_attribute_that_is_to_be_new_and_to_be_replaced_is_refused_by_whether_it_is_there() {
+    let alone = Alone::set_up();
+    let answers = |dir: &std::path::Path| {
+        let path = std::ffi::CString::new(dir.join("f").into_os_string().into_encoded_bytes()).unwrap();
+        fs::write(dir.join("f"), "x").unwrap();
+        let set = |value: &[u8], flags| {
+            // Safety: the strings end with NUL, and the value is as long as said.
+            let result =
+                unsafe { libc::setxattr(path.as_ptr(), c"user.a".as_ptr(), value.as_ptr().cast(), value.len(), flags) };
+            nix::errno::Errno::result(result).map(drop)
+        };
+        let both = libc::XATTR_CREATE | libc::XATTR_REPLACE;
+        let missing = set(b"1", both);
+        let made = set(b"2", libc::XATTR_CREATE);
+        let there = set(b"3", both);
+        (missing, made, there, xattr::get(dir.join("f"), "user.a").unwrap())
+    };
+    let ours = answers(&alone.mnt);
+    assert_eq!(ours, (Err(nix::errno::Errno::ENODATA), Ok(()), Err(nix::errno::Errno::EEXIST), Some(b"2".to_vec())));
+    assert_eq!(ours, answers(&alone.local));
+}
+
+#[test]
+#[allow(unsafe_code)]
+fn what_a_mapping_holds_back_is_no_data_until_it_is_written_back() {
+    use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+    let alone = Alone::set_up();
+    let file = rw(&alone.mnt.join("f"));
+    file.set_len(64 << 10).unwrap();
+    file.sync_all().unwrap();
+    let length = std::num::NonZeroUsize::new(64 << 10).unwrap();
+    let how = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // Safety: the mapping is the file's whole length, and nobody else changes it.
+    unsafe {
+        let mapped = mmap(None, length, how, MapFlags::MAP_SHARED, &file, 0).unwrap();
+        mapped.cast::<u8>().add(8192).write_volatile(1);
+        assert_eq!(nix::unistd::lseek(&file, 0, Whence::SeekData), Err(nix::errno::Errno::ENXIO));
+        assert_eq!(file.metadata().unwrap().blocks(), 0);
+        file.sync_all().unwrap();
+        assert!(nix::unistd::lseek(&file, 0, Whence::SeekData).is_ok_and(|at| at <= 8192));
+        assert!(file.metadata().unwrap().blocks() > 0);
+        munmap(mapped, length.get()).unwrap();
+    }
+}
+
+#[test]
 fn what_is_not_offered_says_so() {
     let alone = Alone::set_up();
     let path = alone.mnt.join("f");

@@ -7,6 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::fcntl::{AT_FDCWD, FallocateFlags, RenameFlags, fallocate, renameat2};
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
 
 use super::Alone;
 
@@ -138,4 +140,39 @@ fn every_operation_moves_the_times_that_it_moves_on_a_local_file_system() {
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// Sets both times of the file, and tells what they are then.
+fn set_time(path: &Path, seconds: i64, nanos: i64) -> ((i64, i64), (i64, i64)) {
+    let time = TimeSpec::new(seconds, nanos);
+    utimensat(AT_FDCWD, path, &time, &time, UtimensatFlags::FollowSymlink).unwrap();
+    let meta = fs::metadata(path).unwrap();
+    ((meta.atime(), meta.atime_nsec()), (meta.mtime(), meta.mtime_nsec()))
+}
+
+#[test]
+fn times_are_kept_to_the_nanosecond_before_1970_too() {
+    let alone = Alone::set_up();
+    let [ours, theirs] = [&alone.mnt, &alone.local].map(|dir| dir.join("f"));
+    for path in [&ours, &theirs] {
+        fs::write(path, "x").unwrap();
+    }
+    for (seconds, nanos) in
+        [(-1, 123_456_789), (-1, 0), (-1, 999_999_999), (-2_000_000_000, 1), (0, 1), (5_000_000_000, 2)]
+    {
+        assert_eq!(set_time(&ours, seconds, nanos), ((seconds, nanos), (seconds, nanos)));
+        assert_eq!(set_time(&theirs, seconds, nanos), ((seconds, nanos), (seconds, nanos)), "the local file system");
+    }
+}
+
+#[test]
+fn times_that_do_not_fit_are_the_first_or_the_last_that_does() {
+    let alone = Alone::set_up();
+    let path = alone.mnt.join("f");
+    fs::write(&path, "x").unwrap();
+    let (first, last) = ((-9_223_372_037, 145_224_192), (9_223_372_036, 854_775_807));
+    assert_eq!(set_time(&path, 9_223_372_036, 854_775_807), (last, last));
+    assert_eq!(set_time(&path, 9_223_372_036, 854_775_808), (last, last));
+    assert_eq!(set_time(&path, 1 << 40, 5), (last, last));
+    assert_eq!(set_time(&path, -(1 << 40), 5), (first, first));
 }

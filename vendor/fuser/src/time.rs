@@ -41,9 +41,8 @@ pub(crate) fn system_time_from_time(secs: i64, nsecs: u32) -> SystemTime {
     if secs >= 0 {
         SystemTime::UNIX_EPOCH + Duration::new(secs as u64, nsecs)
     } else {
-        // TODO: overflow
-        // TODO: 1_000_000_000 - nsec
-        SystemTime::UNIX_EPOCH - Duration::new((-secs) as u64, nsecs)
+        // KegFS: the fraction counts forward, also before 1970 (see the copy's README). `SystemTime` has all 64-bit seconds.
+        SystemTime::UNIX_EPOCH - Duration::from_secs(secs.unsigned_abs()) + Duration::new(0, nsecs)
     }
 }
 
@@ -52,7 +51,15 @@ mod test {
     use std::time::Duration;
     use std::time::UNIX_EPOCH;
 
+    use crate::time::system_time_from_time;
     use crate::time::time_from_system_time;
+
+    #[test]
+    fn a_time_is_the_same_after_both_ways_before_the_epoch_too() {
+        for time in [(i64::MIN, 0), (i64::MIN, 1), (-2, 123_456_789), (-1, 0), (-1, 999_999_999), (0, 5), (7, 0)] {
+            assert_eq!(time_from_system_time(&system_time_from_time(time.0, time.1)), time);
+        }
+    }
 
     #[test]
     fn test_time_from_system_time_negative() {
