@@ -7,8 +7,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::carry::carry;
-use super::verify::{Taken, take_in};
+use super::carry::{carry, wanted};
+use super::verify::{Taken, Verified, take_in};
 use super::{Folder, SyncError};
 use crate::api::{Detail, ErrorCode};
 use crate::format::{Batch, BlobId, BlobRef, SignedEntry, decode, encode};
@@ -30,34 +30,86 @@ pub(super) enum Outcome {
     Blocked(SyncError),
 }
 
+/// How often what an entry needs is fetched before it is made: after that what is still missing is fetched while it is made.
+const FETCHES: u32 = 4;
+
+/// What came of making an entry.
+enum Sealed {
+    Entry(StagedEntry),
+    /// These blobs are to be fetched first.
+    Wants(Vec<BlobId>),
+}
+
 /// Signs the operations as one entry and makes it durable.
+///
+/// What it needs and is not here is fetched before, so that the folder goes on following the log meanwhile: fetching may take
+/// minutes. Whether that is all that it needs is seen while nothing can change any more.
 pub(super) async fn seal(
     folder: &Arc<Folder>,
     ops: Vec<Pending>,
     adds: Vec<BlobRef>,
 ) -> Result<StagedEntry, SyncError> {
-    let verified = Arc::clone(&folder.verified).lock_owned().await;
-    let folder = Arc::clone(folder);
-    let sealed = tokio::task::spawn_blocking(move || {
-        let position = folder.position(&verified)?;
-        let secrets = verified.ring.epoch(position.epoch)?;
-        let carried = carry(&folder, &ops, verified.past_from(), &adds)?;
-        let (last_op, mut adds) = (carried.last, adds);
-        if carried.last < ops.last().map_or(0, |pending| pending.number) {
-            // Not all of them fit: their blobs come with the next entry.
-            let kept: HashSet<BlobId> = carried.ops.iter().flat_map(|op| op.kind.blobs()).collect();
-            adds.retain(|blob| kept.contains(&blob.id));
+    let (ops, adds) = (Arc::new(ops), Arc::new(adds));
+    let mut gone = HashSet::new();
+    for fetches in 0.. {
+        let verified = Arc::clone(&folder.verified).lock_owned().await;
+        let (this, ops, adds, known) = (Arc::clone(folder), Arc::clone(&ops), Arc::clone(&adds), gone.clone());
+        let sealing = tokio::task::spawn_blocking(move || {
+            let wanted =
+                if fetches < FETCHES { wanted(&this, &ops, verified.past_from(), &adds, &known)? } else { Vec::new() };
+            if !wanted.is_empty() {
+                return Ok(Sealed::Wants(wanted));
+            }
+            seal_now(&this, &verified, &ops, &adds, &known).map(Sealed::Entry)
+        });
+        match sealing.await.map_err(|_| SyncError::Closed)?? {
+            Sealed::Entry(staged) => return Ok(staged),
+            Sealed::Wants(blobs) => gone.extend(fetch(folder, blobs).await?),
         }
-        adds.extend(carried.adds);
-        let draft = Draft { batch: Batch { ops: carried.ops }, adds: adds.clone(), releases: Vec::new() };
-        let entry = folder.shared.author.batch(&position, secrets, draft);
-        let staged = StagedEntry { counter: position.last.counter + 1, last_op, bytes: encode(&entry), blobs: adds };
-        let first = ops.first().map_or(0, |pending| pending.number);
-        folder.staged_from.store(first, Ordering::Release);
-        folder.replica.stage(staged.clone())?;
-        Ok(staged)
+    }
+    Err(SyncError::Closed)
+}
+
+/// Brings blobs into the local store; returns those that are gone.
+async fn fetch(folder: &Arc<Folder>, blobs: Vec<BlobId>) -> Result<Vec<BlobId>, SyncError> {
+    let folder = Arc::clone(folder);
+    let fetching = tokio::task::spawn_blocking(move || {
+        let mut gone = Vec::new();
+        for blob in blobs {
+            if folder.own_or_fetched(&blob)?.is_none() {
+                gone.push(blob);
+            }
+        }
+        Ok(gone)
     });
-    sealed.await.map_err(|_| SyncError::Closed)?
+    fetching.await.map_err(|_| SyncError::Closed)?
+}
+
+/// Blocks.
+fn seal_now(
+    folder: &Arc<Folder>,
+    verified: &Verified,
+    ops: &[Pending],
+    adds: &[BlobRef],
+    gone: &HashSet<BlobId>,
+) -> Result<StagedEntry, SyncError> {
+    let position = folder.position(verified)?;
+    let secrets = verified.ring.epoch(position.epoch)?;
+    let carried = carry(folder, ops, verified.past_from(), adds, gone)?;
+    let (last_op, mut adds) = (carried.last, adds.to_vec());
+    if carried.last < ops.last().map_or(0, |pending| pending.number) {
+        // Not all of them fit: their blobs come with the next entry.
+        let kept: HashSet<BlobId> = carried.ops.iter().flat_map(|op| op.kind.blobs()).collect();
+        adds.retain(|blob| kept.contains(&blob.id));
+    }
+    adds.extend(carried.adds);
+    let draft = Draft { batch: Batch { ops: carried.ops }, adds: adds.clone(), releases: Vec::new() };
+    let entry = folder.shared.author.batch(&position, secrets, draft);
+    let staged = StagedEntry { counter: position.last.counter + 1, last_op, bytes: encode(&entry), blobs: adds };
+    let first = ops.first().map_or(0, |pending| pending.number);
+    folder.staged_from.store(first, Ordering::Release);
+    folder.replica.stage(staged.clone())?;
+    Ok(staged)
 }
 
 /// Sends a staged entry and applies it.

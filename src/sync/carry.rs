@@ -38,16 +38,41 @@ pub(super) struct Carried {
 }
 
 /// Makes `pending` independent of what was before `horizon`, where the current epoch began; the front of it, if all does
-/// not fit. `added`: what the entry adds anyway. Blocks.
+/// not fit. `added`: what the entry adds anyway; `gone`: blobs that the server has been found not to have. Blocks.
 pub(super) fn carry(
     folder: &Arc<Folder>,
     pending: &[Pending],
     horizon: u64,
     added: &[BlobRef],
+    gone: &HashSet<BlobId>,
 ) -> Result<Carried, SyncError> {
+    Ok(walk(folder, pending, horizon, added, gone, None)?.0)
+}
+
+/// The blobs that [`carry`] would have to fetch. Fetches nothing and seals nothing.
+pub(super) fn wanted(
+    folder: &Arc<Folder>,
+    pending: &[Pending],
+    horizon: u64,
+    added: &[BlobRef],
+    gone: &HashSet<BlobId>,
+) -> Result<Vec<BlobId>, SyncError> {
+    Ok(walk(folder, pending, horizon, added, gone, Some(Vec::new()))?.1)
+}
+
+fn walk(
+    folder: &Arc<Folder>,
+    pending: &[Pending],
+    horizon: u64,
+    added: &[BlobRef],
+    gone: &HashSet<BlobId>,
+    rehearsal: Option<Vec<BlobId>>,
+) -> Result<(Carried, Vec<BlobId>), SyncError> {
     let mut carrier = Carrier {
         folder,
         horizon,
+        gone,
+        rehearsal,
         ops: Vec::new(),
         bytes: 0,
         adds: Vec::new(),
@@ -90,15 +115,20 @@ pub(super) fn carry(
     }
     carrier.again.truncate(BLOBS);
     carrier.adds.append(&mut carrier.again);
-    if carrier.lost > 0 {
+    if carrier.lost > 0 && carrier.rehearsal.is_none() {
         folder.note_once(Happening::ContentLost { blobs: carrier.lost });
     }
-    Ok(Carried { last, ops: carrier.ops, adds: carrier.adds })
+    let wanted = carrier.rehearsal.unwrap_or_default();
+    Ok((Carried { last, ops: carrier.ops, adds: carrier.adds }, wanted))
 }
 
 struct Carrier<'a> {
     folder: &'a Arc<Folder>,
     horizon: u64,
+    /// The server does not have these.
+    gone: &'a HashSet<BlobId>,
+    /// It is only asked what would have to be fetched: this.
+    rehearsal: Option<Vec<BlobId>>,
     ops: Vec<Op>,
     bytes: usize,
     adds: Vec<BlobRef>,
@@ -120,6 +150,22 @@ impl Carrier<'_> {
         self.ops.push(op);
     }
 
+    /// The blob is nowhere that could be asked.
+    fn is_gone(&self, id: &BlobId) -> bool {
+        self.gone.contains(id) && !self.folder.local.contains(id)
+    }
+
+    /// The blob will be read.
+    fn want(&mut self, id: BlobId) {
+        if let Some(wanted) = &mut self.rehearsal
+            && !self.gone.contains(&id)
+            && !self.folder.local.contains(&id)
+            && !wanted.contains(&id)
+        {
+            wanted.push(id);
+        }
+    }
+
     /// Adds the blobs again that the operations from this one on refer to and that were released.
     fn add_again(&mut self, from: usize) -> Result<(), SyncError> {
         let named = self.ops[from..].iter().flat_map(|op| op.kind.blobs()).filter(|id| self.known.insert(*id));
@@ -131,7 +177,12 @@ impl Carrier<'_> {
             if self.again.len() > BLOBS {
                 break;
             }
-            match self.folder.spool_again(&id)? {
+            if self.rehearsal.is_some() {
+                self.want(id);
+                self.again.push(BlobRef { id, size_bytes: 0 });
+                continue;
+            }
+            match if self.is_gone(&id) { None } else { self.folder.spool_again(&id)? } {
                 Some(blob) => self.again.push(blob),
                 None => self.lost += 1,
             }
@@ -299,12 +350,20 @@ impl Carrier<'_> {
     /// The extents, those that are not their whole chunk sealed anew.
     fn whole(&mut self, extents: &[Extent]) -> Result<Vec<Extent>, SyncError> {
         let mut all = extents.to_vec();
+        if self.rehearsal.is_some() {
+            extents.iter().filter(|extent| !extent.is_whole()).for_each(|extent| self.want(extent.blob));
+            return Ok(all);
+        }
         let (mut pack, mut packed) = (Packer::default(), Vec::new());
         for (index, extent) in extents.iter().enumerate().filter(|(_, extent)| !extent.is_whole()) {
             if !pack.fits(extent.len as usize) {
                 self.spool(&mut pack, &mut packed, &mut all)?;
             }
-            match self.folder.read_extent(extent) {
+            let read = match extent.blob {
+                blob if self.is_gone(&blob) => Err(SyncError::PastGone(FetchError::Missing(blob))),
+                _ => self.folder.read_extent(extent),
+            };
+            match read {
                 Ok(bytes) => {
                     all[index] = pack.add(extent.offset, &bytes)?;
                     packed.push(index);

@@ -21,8 +21,9 @@ use crate::format::{BlobId, BlobRef, Checkpoint, CheckpointState, Extent, KegId,
 use crate::keyring::{Verdict, seal_checkpoint};
 use crate::replica::CheckpointVerdict;
 
-/// Blobs that one entry adds: with the sealed state this stays below the 1 MiB that an entry may have.
-const ENTRY_BLOBS: usize = 3600;
+/// Blobs of one part, which is an entry as soon as they are sent: the server keeps what no entry has added for a day only, and 64 MiB
+/// take less than that on any network that can be worked with. A folder of a million files comes to some dozen entries.
+const PART_BLOBS: usize = 16;
 /// Content records that wait for a pack of chunks sealed anew.
 const WAITING: usize = 512;
 /// How often an entry is signed anew because the log has grown meanwhile.
@@ -30,11 +31,12 @@ const ATTEMPTS: usize = 16;
 /// How often an upload is tried before the whole is begun again.
 const UPLOADS: u32 = 5;
 
-/// A checkpoint whose blobs are on the server.
+/// A part of a checkpoint whose blobs are on the server.
 pub(super) struct Prepared {
     epoch: u32,
     adds: Vec<BlobRef>,
-    sealed: Vec<u8>,
+    /// In the last one.
+    sealed: Option<Vec<u8>>,
 }
 
 impl Folder {
@@ -76,24 +78,14 @@ impl Folder {
         self.post(Arc::new(prepared)).await
     }
 
-    /// Appends the entries of a checkpoint. The caller holds `authoring`, and no own entry is on its way.
+    /// Appends the entry of a part of a checkpoint. The caller holds `authoring`, and no own entry is on its way.
     pub(super) async fn post_checkpoint(self: &Arc<Self>, prepared: &Prepared) -> Result<(), SyncError> {
-        let mut parts: Vec<&[BlobRef]> = prepared.adds.chunks(ENTRY_BLOBS).collect();
-        let last = parts.pop().unwrap_or_default();
-        for adds in parts {
-            self.post_part(prepared, adds, false).await?;
-        }
-        self.post_part(prepared, last, true).await
-    }
-
-    async fn post_part(self: &Arc<Self>, prepared: &Prepared, adds: &[BlobRef], last: bool) -> Result<(), SyncError> {
-        let state = last.then(|| prepared.sealed.clone());
-        let body = Checkpoint { epoch: prepared.epoch, state };
+        let body = Checkpoint { epoch: prepared.epoch, state: prepared.sealed.clone() };
         for _ in 0..ATTEMPTS {
             self.catch_up().await?;
             let entry = {
                 let verified = self.verified.lock().await;
-                let entry = self.shared.author.checkpoint(&self.position(&verified)?, adds.to_vec(), &body);
+                let entry = self.shared.author.checkpoint(&self.position(&verified)?, prepared.adds.clone(), &body);
                 let chains = Chains { replica: &self.replica, recent: &[] };
                 let advanced = verified.state.check(&entry, &*self.accounts, &chains);
                 match advanced.map_err(|error| SyncError::Damaged(error.to_string()))?.verdict {
@@ -116,7 +108,7 @@ impl Folder {
     }
 }
 
-/// Exports, seals and uploads. Blocks.
+/// Exports, seals and uploads; all but the last part is in the log then. Blocks.
 fn prepare(folder: &Arc<Folder>, epoch: u32) -> Result<Prepared, SyncError> {
     let seq = {
         let verified = folder.verified.blocking_lock();
@@ -126,6 +118,7 @@ fn prepare(folder: &Arc<Folder>, epoch: u32) -> Result<Prepared, SyncError> {
     };
     let mut maker = Maker {
         folder,
+        epoch,
         runtime: folder.shared.foreground.clone(),
         plain: Zeroizing::new(Vec::with_capacity(chunk::MAX_PLAIN)),
         state: CheckpointState { seq, records: 0, pieces: Vec::new() },
@@ -142,16 +135,18 @@ fn prepare(folder: &Arc<Folder>, epoch: u32) -> Result<Prepared, SyncError> {
     }
     let verified = folder.verified.blocking_lock();
     let sealed = seal_checkpoint(&folder.id(), verified.ring.epoch(epoch)?, &maker.state);
-    Ok(Prepared { epoch, adds: maker.adds, sealed })
+    Ok(Prepared { epoch, adds: maker.adds, sealed: Some(sealed) })
 }
 
 /// A checkpoint in the making.
 struct Maker<'a> {
     folder: &'a Arc<Folder>,
+    epoch: u32,
     runtime: Handle,
     /// The piece that is being filled.
     plain: Zeroizing<Vec<u8>>,
     state: CheckpointState,
+    /// What no entry has added yet.
     adds: Vec<BlobRef>,
     /// Chunks that are sealed anew.
     pack: Packer,
@@ -251,7 +246,19 @@ impl Maker<'_> {
         });
         result.blocking_recv().map_err(|_| SyncError::Closed)??;
         self.adds.push(blob);
-        Ok(())
+        if self.adds.len() >= PART_BLOBS { self.post() } else { Ok(()) }
+    }
+
+    /// Has the blobs so far added, so that the server keeps them however long the rest takes.
+    fn post(&mut self) -> Result<(), SyncError> {
+        let part = Prepared { epoch: self.epoch, adds: std::mem::take(&mut self.adds), sealed: None };
+        let (folder, (done, result)) = (Arc::clone(self.folder), oneshot::channel());
+        self.runtime.spawn(async move {
+            let posted = folder.post(Arc::new(part)).await;
+            // Nobody waits for it when the session has closed.
+            let _ = done.send(posted);
+        });
+        result.blocking_recv().map_err(|_| SyncError::Closed)?
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use kegfs::format::{NodeKind, Role};
+use kegfs::format::{Checkpoint, EntryKind, NodeKind, Role};
 use kegfs::keg::ROOT_INO;
 use kegfs::remote::{Call, Fault, RemoteError};
 use kegfs::sync::{Folder, History, SyncError};
@@ -45,6 +46,42 @@ fn a_newcomer_without_history_sees_the_tree_byte_for_byte_and_opens_nothing_olde
     let view = hers.replica.view();
     let ino = view.lookup(ROOT_INO, b"plan").unwrap().unwrap().ino;
     assert_eq!(view.versions(ino).unwrap().len(), 1);
+}
+
+/// The server keeps what no entry has added for a day: a hand-over that takes longer must not lose what it has sent.
+#[test]
+fn what_is_sent_of_a_state_is_in_the_log_before_the_rest_is_sent() {
+    let pair = Pair::new();
+    // Of every chunk a byte is overwritten, so that the rest is sealed anew for her.
+    let chunks = 17;
+    write(&pair.ours, "large", &vec![7; chunks << 22]);
+    sync(&pair.ours);
+    for chunk in 0..chunks {
+        patch(&pair.ours, "large", (chunk as u64) << 22, b"!");
+    }
+    pair.settle();
+    let carol = Person::join(&pair.kegd, "carol");
+    let parts = || {
+        let log = log(&*pair.alice.network, pair.ours.id());
+        let states = log.iter().filter(|(_, envelope)| envelope.kind == EntryKind::Checkpoint);
+        states
+            .map(|(_, envelope)| (Checkpoint::decode(&envelope.body).unwrap().state.is_some(), envelope.adds.len()))
+            .collect::<Vec<_>>()
+    };
+    pair.alice.network.script(Call::PutBlob, 16, 1, Fault::Delay(Duration::from_secs(15)));
+    std::thread::scope(|scope| {
+        let adding =
+            scope.spawn(|| pair.alice.session().add_member_with(&pair.ours, carol.id, Role::Viewer, History::None));
+        eventually("the first part is in the log", || !parts().is_empty());
+        assert!(!adding.is_finished());
+        assert_eq!(parts(), [(false, 16)]);
+        adding.join().unwrap().unwrap();
+    });
+    let all = parts();
+    assert!(all.len() == 2 && all[1].0 && all[1].1 < 16, "{all:?}");
+    let hers = carol.folder("acme");
+    hers.catch_up_blocking(PATIENCE).unwrap();
+    assert_eq!(tree(&hers), tree(&pair.ours));
 }
 
 #[test]

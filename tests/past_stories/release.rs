@@ -218,6 +218,61 @@ fn where_nobody_has_it_any_more_it_is_said_and_the_rest_arrives() {
 }
 
 #[test]
+fn a_folder_goes_on_following_while_what_own_work_needs_is_fetched() {
+    let limits = Limits { release_grace: Duration::from_secs(3600), ..Limits::default() };
+    let pair = Pair::on(Kegd::start_with(limits));
+    bob_clones_offline_what_is_released_meanwhile(&pair, false);
+    let before = pair.bob.network.calls(Call::Blob);
+    pair.bob.network.script(Call::Blob, 0, u32::MAX, Fault::Delay(Duration::from_secs(20)));
+    pair.bob.network.set_offline(false);
+    eventually("bob's client fetches", || pair.bob.network.calls(Call::Blob) > before);
+    write(&pair.ours, "news", b"of today");
+    sync(&pair.ours);
+    let start = clock::monotonic();
+    eventually("bob hears of it", || names(&pair.theirs).contains(&"news".to_owned()));
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert!(pair.theirs.status().pending_ops > 0);
+    pair.bob.network.behave();
+    eventually("bob's work is there", || pair.theirs.status().pending_ops == 0);
+    pair.settle();
+    pair.theirs.local.clear_cache().unwrap();
+    assert_eq!(read(&pair.theirs, "copy").unwrap(), b"what bob clones. ".repeat(5000));
+}
+
+/// Others cannot add it: the key of a part is that of the whole.
+#[test]
+fn of_a_piece_of_which_a_copy_has_a_part_only_the_own_store_and_the_server_count() {
+    let pair = Pair::on(Kegd::start_with(at_once()));
+    write(&pair.ours, "old", &b"what bob clones. ".repeat(5000));
+    pair.settle();
+    let blobs = blobs_of(&pair.ours, "old");
+    pair.bob.network.set_offline(true);
+    clone(&pair.theirs, "old", "copy");
+    let node = pair.theirs.replica.view().lookup(ROOT_INO, b"copy").unwrap().unwrap();
+    let cut =
+        OpKind::Content { keg: node.keg, truncate: Some(17), holes: vec![], extents: vec![], size: 17, mtime_ns: 0 };
+    pair.theirs.replica.submit(cut, clock::unix_nanos()).unwrap();
+    let extents = pair.theirs.replica.view().extents(node.ino, 0, 99).unwrap();
+    let part = OpKind::Content { keg: node.keg, truncate: Some(0), holes: vec![], extents, size: 17, mtime_ns: 0 };
+    pair.theirs.replica.submit(part, clock::unix_nanos()).unwrap();
+    remove(&pair.ours, "old");
+    sync(&pair.ours);
+    let_go(&pair);
+    eventually("it is removed", || stored(&pair.kegd).is_disjoint(&blobs));
+    pair.bob.network.set_offline(false);
+    eventually("bob's work is there", || pair.theirs.online() && pair.theirs.status().pending_ops == 0);
+    pair.settle();
+    let told = pair.theirs.replica.view().warnings(0, 9).unwrap();
+    assert!(
+        told.iter().any(|(_, line)| matches!(line.what, kegfs::replica::Happening::ContentLost { .. })),
+        "{told:?}"
+    );
+    let copy = pair.ours.replica.view().lookup(ROOT_INO, b"copy").unwrap().unwrap();
+    let there = pair.ours.replica.view().extents(copy.ino, 0, 99).unwrap();
+    assert!(copy.size == 17 && there.iter().all(|extent| extent.key == [0; 32]), "{}", there.len());
+}
+
+#[test]
 fn what_only_another_member_has_is_sent_by_that_member() {
     let pair = Pair::on(Kegd::start_with(at_once()));
     let blobs = bob_clones_offline_what_is_released_meanwhile(&pair, false);
