@@ -246,3 +246,45 @@ impl Core {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::super::memory::MemoryFolder;
+    use super::super::{Caller, OpenMode, ROOT, VfsOptions};
+    use super::*;
+    use crate::sys::threads;
+
+    #[test]
+    fn a_listing_asks_nothing_about_open_files_that_it_does_not_list() {
+        let caller = Caller { uid: 1, gid: 1, pid: 1, umask: 0 };
+        let vfs = Vfs::single(MemoryFolder::new("acme"), VfsOptions::default()).unwrap();
+        let (here, there) = (vfs.mkdir(ROOT, b"here", 0o755, &caller), vfs.mkdir(ROOT, b"there", 0o755, &caller));
+        let (here, there) = (here.unwrap().attr.ino, there.unwrap().attr.ino);
+        vfs.mkdir(here, b"listed", 0o755, &caller).unwrap();
+        let mode = OpenMode { read: true, write: true, truncate: false, exclusive: false };
+        let (made, opened) = vfs.create(there, b"busy", 0o644, mode, &caller).unwrap();
+        vfs.write(opened.fh, 0, b"text").unwrap();
+        // Somebody is at work in the file.
+        let busy = vfs.core.table.get(made.attr.ino).unwrap();
+        let state = busy.state.lock();
+        let (tell, told) = mpsc::channel();
+        let lister = vfs.clone();
+        threads::spawn("lister", move || {
+            let fh = lister.opendir(here).unwrap();
+            let mut names = 0;
+            let mut each = |_: DirEntry<'_>| {
+                names += 1;
+                false
+            };
+            lister.readdir(fh, 0, &mut each, true).unwrap();
+            tell.send(names).unwrap();
+        })
+        .unwrap();
+        assert_eq!(told.recv_timeout(Duration::from_secs(20)), Ok(3));
+        drop(state);
+    }
+}

@@ -10,7 +10,7 @@
 //!
 //! The name is not a member's to take: `keg::apply` gives a conflict name to whatever the log puts under it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,9 @@ use super::{Attr, Entry, FolderSource, Ino, OpenMode, Opened, ReadDone, ReadOnly
 /// Set in the numbers of handles of files in `.keg`, so that those of real files are looked up as before.
 const KEG_HANDLE: u64 = 1 << 63;
 
+/// Other states of a folder that may lie about unused, before the first look at which are: each is a few hundred bytes.
+const TREES_MIN: usize = 64;
+
 /// Something in `.keg`.
 #[derive(Clone)]
 pub enum KegNode {
@@ -37,7 +40,7 @@ pub enum KegNode {
     /// A symbolic link with this target.
     Symlink(Vec<u8>),
     /// A folder in another state, read-only: its root is the directory. [`FolderSource::head`] tells one state from
-    /// another: under one name, what has the same head is the same and keeps its inodes.
+    /// another: under one name, what has the same head is the same and keeps its inodes for as long as the kernel has one.
     Tree(Arc<dyn FolderSource>),
 }
 
@@ -81,6 +84,10 @@ struct Given {
     names: HashMap<(u64, Vec<u8>), u64>,
     /// With the head that each had when it was mounted.
     trees: HashMap<(u64, Vec<u8>), (u64, Arc<Mounted>)>,
+    /// Those whose names lead to others by now.
+    replaced: Vec<Arc<Mounted>>,
+    /// With so many of them it is time to look which are used no more.
+    many: usize,
 }
 
 #[derive(Clone)]
@@ -116,30 +123,41 @@ impl Numbers {
         number
     }
 
-    /// The tree that is mounted under the name, which is `source` now; `attach` mounts it where it is another.
+    /// The tree that is mounted under the name, which is `source` now; `attach` mounts it where it is another. `detach`
+    /// is given those of which it can take away what is used no more; what it leaves stays.
     fn tree(
         &self,
         parent: u64,
         name: &[u8],
         source: &Arc<dyn FolderSource>,
         attach: impl FnOnce() -> Arc<Mounted>,
+        detach: impl FnOnce(&mut dyn Iterator<Item = &Arc<Mounted>>) -> HashSet<Ino>,
     ) -> Arc<Mounted> {
         let mut inner = self.inner.lock();
         let key = (parent, name.to_vec());
-        match inner.trees.get(&key) {
-            Some((head, tree)) if *head == source.head() => Arc::clone(tree),
-            _ => {
-                let tree = attach();
-                inner.trees.insert(key, (source.head(), Arc::clone(&tree)));
-                tree
-            }
+        if let Some((head, tree)) = inner.trees.get(&key)
+            && *head == source.head()
+        {
+            return Arc::clone(tree);
         }
+        if inner.trees.len() + inner.replaced.len() >= inner.many.max(TREES_MIN) {
+            let Given { trees, replaced, many, .. } = &mut *inner;
+            let gone = detach(&mut trees.values().map(|(_, tree)| tree).chain(&*replaced));
+            trees.retain(|_, (_, tree)| !gone.contains(&tree.root()));
+            replaced.retain(|tree| !gone.contains(&tree.root()));
+            // Each time as many more as there are in use: it costs each the same, however many there are.
+            *many = 2 * (trees.len() + replaced.len());
+        }
+        let tree = attach();
+        let before = inner.trees.insert(key, (source.head(), Arc::clone(&tree)));
+        inner.replaced.extend(before.map(|(_, tree)| tree));
+        tree
     }
 
     /// Forgets everything; returns the trees.
     pub(super) fn clear(&self) -> Vec<Arc<Mounted>> {
         let given = std::mem::take(&mut *self.inner.lock());
-        given.trees.into_values().map(|(_, tree)| tree).collect()
+        given.trees.into_values().map(|(_, tree)| tree).chain(given.replaced).collect()
     }
 }
 
@@ -195,7 +213,8 @@ impl Core {
         match node.ok_or(VfsError::NotFound)? {
             KegNode::Tree(source) => {
                 let attach = || self.attach(&source, folder, parent);
-                let tree = folder.keg.tree(parent, name, &source, attach);
+                let detach = |trees: &mut dyn Iterator<Item = &Arc<Mounted>>| self.detach(trees);
+                let tree = folder.keg.tree(parent, name, &source, attach, detach);
                 self.known_entry(&tree, ROOT_INO)
             }
             node => self.keg_known_entry(folder, folder.keg.number(parent, name, kind(&node), Some(node))),
@@ -283,6 +302,21 @@ impl Core {
         let tree = Mounted::tree(Arc::clone(source), index, within, directory);
         folders.insert(index, Some(Arc::clone(&tree)));
         tree
+    }
+
+    /// Takes those of the trees away that nobody uses: the kernel has forgotten what is in them, and nothing is being asked
+    /// of them. Returns their roots. The caller holds the lock under which trees are looked up.
+    fn detach(&self, trees: &mut dyn Iterator<Item = &Arc<Mounted>>) -> HashSet<Ino> {
+        let mut folders = self.folders.write();
+        // Who has one in hand has it from here or from the caller. Before the kernel is asked: who had it in hand until
+        // now has told it of what he found.
+        let idle: Vec<_> = trees.filter(|tree| Arc::strong_count(tree) == 2).map(|tree| tree.root()).collect();
+        let known = self.known.folders();
+        let gone: HashSet<_> = idle.into_iter().filter(|root| !known.contains(&Mounted::split(*root).0)).collect();
+        for root in &gone {
+            folders.remove(&Mounted::split(*root).0);
+        }
+        gone
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Must not keep anything alive: numbers only.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use parking_lot::Mutex;
 
@@ -60,6 +60,15 @@ impl Known {
             shard.remove(&ino);
         }
         last
+    }
+
+    /// Indexes of the folders of which the kernel has anything.
+    pub(super) fn folders(&self) -> HashSet<u64> {
+        let mut folders = HashSet::new();
+        for shard in &self.shards {
+            folders.extend(shard.lock().keys().map(|ino| Mounted::split(*ino).0));
+        }
+        folders
     }
 
     /// Those of the folder with this root; the root too, which the kernel always has where it is that of the mount.

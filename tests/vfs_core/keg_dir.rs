@@ -288,3 +288,63 @@ fn with_the_folder_all_of_it_is_gone() {
     assert_eq!(desk.try_read(old, 0, 1).unwrap_err(), VfsError::Gone);
     assert_eq!(desk.vfs.memory_bytes(), (0, 0));
 }
+
+/// `now` is another moment at each lookup, `seq-N` always the same.
+struct Moments(AtomicUsize);
+
+impl KegDir for Moments {
+    fn lookup(&self, name: &[u8]) -> Result<Option<KegNode>, VfsError> {
+        let head = match name.strip_prefix(b"seq-") {
+            Some(head) => String::from_utf8_lossy(head).parse().unwrap(),
+            None => self.0.fetch_add(1, Ordering::Relaxed),
+        };
+        let then = MemoryFolder::new("then");
+        for n in 0..=head {
+            let create = OpKind::Create {
+                keg: KegId([n as u8 + 1; 16]),
+                parent: KegId::ROOT,
+                name: format!("file {n}").into(),
+                kind: NodeKind::File,
+                mode: 0o644,
+                uid: 0,
+                gid: 0,
+                rdev: 0,
+                target: vec![],
+            };
+            then.submit(create, 0).unwrap();
+        }
+        Ok(Some(KegNode::Tree(then)))
+    }
+    fn list(&self) -> Result<Vec<(Vec<u8>, NodeKind)>, VfsError> {
+        Ok(Vec::new())
+    }
+    fn modified_ns(&self) -> i64 {
+        7
+    }
+}
+
+#[test]
+fn other_states_that_nobody_uses_any_more_do_not_pile_up_and_those_in_use_stay() {
+    let desk = desk();
+    desk.folder.set_keg_dir(Arc::new(Moments(AtomicUsize::new(0))));
+    let kept = at(&desk, &["now"]).unwrap().attr.ino;
+    let file = desk.vfs.lookup(kept, b"file 0").unwrap().attr.ino;
+    let fh = desk.vfs.open(file, READ, &CALLER).unwrap().fh;
+    let stays = at(&desk, &["seq-3"]).unwrap().attr.ino;
+    let mut seen = vec![];
+    for _ in 0..250 {
+        let ino = at(&desk, &["now"]).unwrap().attr.ino;
+        assert_ne!(ino, kept);
+        assert!(desk.vfs.getattr(ino).is_ok());
+        // The name leads to another now: the kernel forgets it.
+        desk.vfs.forget(ino, 1);
+        seen.push(ino);
+    }
+    seen.sort_unstable();
+    seen.dedup();
+    let left = seen.iter().filter(|ino| desk.vfs.getattr(**ino).is_ok()).count();
+    assert!(left < 100, "{left} of 250 states are still there");
+    assert_eq!(at(&desk, &["seq-3"]).unwrap().attr.ino, stays);
+    assert_eq!(desk.vfs.lookup(kept, b"file 0").unwrap().attr.ino, file);
+    assert_eq!(desk.read_all(fh), b"");
+}
