@@ -164,6 +164,39 @@ fn lists_and_modes_agree_whoever_of_the_members_changes_them() {
     assert!(past.contains("user:7:rwx\t#effective:r--") && past.contains("mask::r--"), "{past}");
 }
 
+/// Both save one file and say who may read it, before either knows of the other.
+#[test]
+fn lists_modes_and_attributes_stay_with_the_version_that_they_were_set_to() {
+    let mut team = Team::new();
+    if !is_root() {
+        return;
+    }
+    let [alice, bob] = [&mut team.alice, &mut team.bob].map(|member| member.mount_with("acme", &STORED));
+    sh(&alice, "echo base > f; chmod 644 f; setfattr -n user.tag -v base f");
+    wait_for("the file", SOON, || sh(&bob, "getfattr -n user.tag --only-values f").contains("base"));
+    team.server.pause();
+    let save = |dir: &Path, who: &str, uid: u32| {
+        sh(dir, &format!("echo {who} > f; sync f; setfattr -n user.tag -v {who} f; setfacl -m u:{uid}:rw,g::-,o::- f"))
+    };
+    assert!(save(&bob, "bob", 7).ends_with("exit status: 0"));
+    assert!(save(&alice, "alice", 8).ends_with("exit status: 0"));
+    team.server.resume();
+    let versions = |dir: &Path| {
+        let show =
+            "for f in *; do cat \"$f\"; getfattr -n user.tag --only-values \"$f\"; echo; getfacl -n -c \"$f\"; done";
+        let mut all: Vec<String> = sh(dir, show).split("\n\n").map(|one| one.trim().to_owned()).collect();
+        all.retain(|one| !one.starts_with("exit status"));
+        all.sort();
+        all
+    };
+    let version =
+        |who: &str, uid: u32| format!("{who}\n{who}\nuser::rw-\nuser:{uid}:rw-\ngroup::---\nmask::rw-\nother::---");
+    let expected = [version("alice", 8), version("bob", 7)];
+    for dir in [&alice, &bob] {
+        wait_for("both versions", SOON, || versions(dir).len() == 2 && versions(dir) == expected);
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Set { path: usize, default: bool, list: Vec<(u16, u16, u32)> },
