@@ -223,14 +223,14 @@ fn a_folder_goes_on_following_while_what_own_work_needs_is_fetched() {
     let pair = Pair::on(Kegd::start_with(limits));
     bob_clones_offline_what_is_released_meanwhile(&pair, false);
     let before = pair.bob.network.calls(Call::Blob);
-    pair.bob.network.script(Call::Blob, 0, u32::MAX, Fault::Delay(Duration::from_secs(20)));
+    pair.bob.network.script(Call::Blob, 0, u32::MAX, Fault::Delay(Duration::from_secs(10)));
     pair.bob.network.set_offline(false);
     eventually("bob's client fetches", || pair.bob.network.calls(Call::Blob) > before);
     write(&pair.ours, "news", b"of today");
     sync(&pair.ours);
     let start = clock::monotonic();
     eventually("bob hears of it", || names(&pair.theirs).contains(&"news".to_owned()));
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
     assert!(pair.theirs.status().pending_ops > 0);
     pair.bob.network.behave();
     eventually("bob's work is there", || pair.theirs.status().pending_ops == 0);
