@@ -267,8 +267,10 @@ fn a_dead_members_lock_is_free_after_the_lease_and_is_shown_until_then() {
     here.lock().unwrap();
     let there = open(&theirs);
     assert!(there.try_lock().is_err());
-    let shown = team.bob.ok(&["status"]);
-    assert!(shown.contains("acme/left: alice's laptop has flock exclusive"), "{shown}");
+    // Of others a status tells what the server tells in a moment.
+    wait_for("the status to tell", SOON, || {
+        team.bob.ok(&["status"]).contains("acme/left: alice's laptop has flock exclusive")
+    });
     for dir in [&alice, &bob] {
         wait_for(".keg/status to tell", SOON, || {
             let page = fs::read_to_string(dir.join(".keg/status")).unwrap();
