@@ -24,6 +24,13 @@ use crate::format::{Batch, BlobId, BlobRef, Checkpoint, EntryKind};
 /// In `meta`: something in the log refers to blobs that is not known here.
 const UNREAD: &str = "unread";
 
+// Of few blobs, whatever there are in all. `CROSS JOIN` has SQLite begin with the table that is named first: left to itself it
+// goes through all blobs and looks for each in the other one, with every entry.
+pub(super) const RELEASABLE: &str = "SELECT l.id, b.size, b.checkpoint FROM loose l CROSS JOIN blob b ON b.id = l.id
+     WHERE b.released IS NULL AND NOT EXISTS (SELECT 1 FROM extent WHERE blob = l.id)
+     AND NOT EXISTS (SELECT 1 FROM extent_past WHERE blob = l.id)";
+pub(super) const MISSED: &str = "SELECT m.id, b.size, b.checkpoint FROM missed m CROSS JOIN blob b ON b.id = m.id";
+
 /// Takes note of what an entry adds and releases, after its rows were written; returns how many of the blobs that it
 /// releases are in use.
 pub(super) fn note(conn: &Connection, entry: &Confirmed) -> rusqlite::Result<u64> {
@@ -142,11 +149,7 @@ impl Replica {
             if meta::<i64>(conn, "origin_wanted")?.is_some() || meta::<i64>(conn, UNREAD)?.is_some() {
                 return Ok(Vec::new());
             }
-            let mut statement = conn.prepare_cached(
-                "SELECT l.id, b.size, b.checkpoint FROM loose l JOIN blob b ON b.id = l.id
-                 WHERE b.released IS NULL AND NOT EXISTS (SELECT 1 FROM extent WHERE blob = l.id)
-                 AND NOT EXISTS (SELECT 1 FROM extent_past WHERE blob = l.id)",
-            )?;
+            let mut statement = conn.prepare_cached(RELEASABLE)?;
             let (mut rows, mut found) = (statement.query([])?, Vec::new());
             while found.len() < limit
                 && let Some(row) = rows.next()?
@@ -179,8 +182,7 @@ impl Replica {
     /// Those of reading.
     pub fn missed(&self, limit: usize) -> Result<Vec<BlobRef>, ReplicaError> {
         self.reading(|conn| {
-            let sql = "SELECT m.id, b.size, b.checkpoint FROM missed m JOIN blob b ON b.id = m.id";
-            let mut statement = conn.prepare_cached(sql)?;
+            let mut statement = conn.prepare_cached(MISSED)?;
             let mut rows = statement.query([])?;
             let mut found = Vec::new();
             while found.len() < limit

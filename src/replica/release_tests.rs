@@ -378,3 +378,24 @@ fn releasing_costs_what_changed_and_not_what_there_is() {
         "{few} steps of the database in a small folder, {many} in one a hundred times as large"
     );
 }
+
+/// They are asked with every entry: by what is loose or missed, and never by all that there is.
+#[test]
+fn what_is_loose_or_missed_is_found_without_going_through_all_blobs() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    let plan = |sql: &str| {
+        let sql = format!("EXPLAIN QUERY PLAN {sql}");
+        let read = replica.reading(|conn| {
+            let mut plan = conn.prepare(&sql)?;
+            let steps = plan.query_map([], |row| row.get::<_, String>(3))?.collect::<rusqlite::Result<Vec<_>>>()?;
+            Ok(steps)
+        });
+        read.unwrap()
+    };
+    for (sql, first) in [(release::MISSED, "SCAN m"), (release::RELEASABLE, "SCAN l")] {
+        let plan = plan(sql);
+        let scans: Vec<_> = plan.iter().filter(|step| step.starts_with("SCAN")).collect();
+        assert_eq!(scans, [first], "{plan:?}");
+    }
+}
