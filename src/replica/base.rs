@@ -375,7 +375,7 @@ impl Base<'_> {
             let mut own_entries = conn.prepare_cached(
                 "SELECT r.seq FROM (SELECT from_seq AS seq FROM node_past WHERE ino = ?1 AND from_seq > ?2
                                     UNION ALL SELECT seq FROM node WHERE ino = ?1 AND seq > ?2) r
-                 JOIN log l ON l.seq = r.seq WHERE l.device = ?3 ORDER BY r.seq",
+                 CROSS JOIN log l ON l.seq = r.seq WHERE l.device = ?3 ORDER BY r.seq",
             )?;
             let entries = own_entries.query_map([ino, before, own], |row| row.get::<_, i64>(0))?;
             for entry in entries.collect::<rusqlite::Result<Vec<_>>>()? {

@@ -121,7 +121,7 @@ fn moments(conn: &Connection, from: u64, upto: u64) -> rusqlite::Result<Vec<Date
         conn.prepare_cached("SELECT seq, created_ms FROM log WHERE seq >= ?1 AND seq < ?2 ORDER BY seq DESC")?;
     // Of what was thinned before, the few that are left, not all that there were.
     let mut kept = conn.prepare_cached(
-        "SELECT k.seq, l.created_ms FROM kept k JOIN log l ON l.seq = k.seq
+        "SELECT k.seq, l.created_ms FROM kept k CROSS JOIN log l ON l.seq = k.seq
          WHERE k.seq >= ?1 AND k.seq < ?2 ORDER BY k.seq DESC",
     )?;
     let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?));

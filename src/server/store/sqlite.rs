@@ -480,7 +480,7 @@ impl LogStore for SqliteStore {
 
     fn waste(&self, now_ms: i64, limit: usize) -> Result<Vec<Waste>, StoreError> {
         self.all(
-            "SELECT w.db,w.id,w.due_ms,b.size FROM waste w JOIN blob b ON b.db=w.db AND b.id=w.id
+            "SELECT w.db,w.id,w.due_ms,b.size FROM waste w CROSS JOIN blob b ON b.db=w.db AND b.id=w.id
              WHERE w.due_ms<=? ORDER BY w.due_ms LIMIT ?",
             params![now_ms, int(limit as u64)],
             waste,
