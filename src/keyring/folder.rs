@@ -107,6 +107,11 @@ impl FolderState {
         &self.standing.epochs
     }
 
+    /// The position of the entry with which an epoch began; `None` for one that is not in the log.
+    pub fn began(&self, epoch: u32) -> Option<u64> {
+        self.epochs().iter().find(|known| known.start.epoch == epoch).map(|known| known.seq)
+    }
+
     /// Newest head of the account's log that an entry here has named.
     pub fn account_head(&self, account: &AccountId) -> Option<Head> {
         self.standing.accounts.get(account).copied()

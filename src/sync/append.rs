@@ -50,8 +50,8 @@ pub(super) async fn seal(
     adds: Vec<BlobRef>,
 ) -> Result<StagedEntry, SyncError> {
     let (ops, adds) = (Arc::new(ops), Arc::new(adds));
-    let mut gone = HashSet::new();
-    for fetches in 0.. {
+    let (mut gone, mut fetches) = (HashSet::new(), 0);
+    loop {
         let verified = Arc::clone(&folder.verified).lock_owned().await;
         let (this, ops, adds, known) = (Arc::clone(folder), Arc::clone(&ops), Arc::clone(&adds), gone.clone());
         let sealing = tokio::task::spawn_blocking(move || {
@@ -66,8 +66,8 @@ pub(super) async fn seal(
             Sealed::Entry(staged) => return Ok(staged),
             Sealed::Wants(blobs) => gone.extend(fetch(folder, blobs).await?),
         }
+        fetches += 1;
     }
-    Err(SyncError::Closed)
 }
 
 /// Brings blobs into the local store; returns those that are gone.

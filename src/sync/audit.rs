@@ -70,7 +70,7 @@ impl Folder {
     /// Where the checkpoint's epoch began, and its opened state, or why it does not open; `None` without its key.
     fn openable(&self, row: &CheckpointRow) -> Option<(u64, Result<CheckpointState, SyncError>)> {
         let verified = self.verified.blocking_lock();
-        let began = verified.state.epochs().iter().find(|epoch| epoch.start.epoch == row.epoch)?.seq;
+        let began = verified.state.began(row.epoch)?;
         verified.ring.epoch(row.epoch).ok()?;
         let opened = open_checkpoint(&self.id(), row.epoch, &row.sealed, &verified.ring);
         Some((began, opened.map_err(SyncError::from)))

@@ -56,11 +56,10 @@ impl Folder {
             let last = good.map(|row| row.seq).max();
             last.is_some_and(|seq| !self.replica.lost_state(*epoch, seq).is_ok_and(|lost| lost))
         };
-        let began = |number: u32| verified.state.epochs().iter().find(|epoch| epoch.start.epoch == number);
         // Of what was thinned out nobody has the state. It lasts while a member begins with it, so none waits for it.
         let is_there = |number: &u32| {
-            began(*number)
-                .is_some_and(|epoch| self.replica.moment_after(epoch.seq).is_ok_and(|there| there == epoch.seq))
+            let began = verified.state.began(*number);
+            began.is_some_and(|seq| self.replica.moment_after(seq).is_ok_and(|there| there == seq))
         };
         wanted.into_iter().find(|epoch| !counts(epoch) && is_there(epoch))
     }
@@ -113,8 +112,8 @@ fn prepare(folder: &Arc<Folder>, epoch: u32) -> Result<Prepared, SyncError> {
     let seq = {
         let verified = folder.verified.blocking_lock();
         verified.ring.epoch(epoch)?;
-        let began = verified.state.epochs().iter().find(|known| known.start.epoch == epoch);
-        began.map(|known| known.seq).ok_or_else(|| SyncError::Damaged("an epoch that is not in the log".to_owned()))?
+        let began = verified.state.began(epoch);
+        began.ok_or_else(|| SyncError::Damaged("an epoch that is not in the log".to_owned()))?
     };
     let mut maker = Maker {
         folder,

@@ -177,6 +177,5 @@ fn promise(seq: u64, body: &Membership, state: &FolderState) -> Option<Promise> 
 /// The first epoch that `me` may read, where that is not the first of all, and where it began.
 pub(super) fn origin_of(state: &FolderState, me: &AccountId) -> Option<(u32, u64)> {
     let since = state.members().get(me)?.since?;
-    let epoch = state.epochs().iter().find(|epoch| epoch.start.epoch == since)?;
-    Some((since, epoch.seq))
+    Some((since, state.began(since)?))
 }

@@ -304,8 +304,7 @@ impl Folder {
     /// The state at the epoch's beginning is still there to be handed over: it may have been thinned out since it was chosen, and
     /// lasts only once somebody begins with it.
     fn check_begins(&self, verified: &Verified, first: u32) -> Result<(), SyncError> {
-        let began =
-            verified.state.epochs().iter().find(|epoch| epoch.start.epoch == first).map_or(0, |epoch| epoch.seq);
+        let began = verified.state.began(first).unwrap_or(0);
         if self.replica.moment_after(began)? == began {
             return Ok(());
         }

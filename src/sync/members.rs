@@ -79,7 +79,7 @@ impl Folder {
     fn history_of(&self, state: &FolderState, account: &AccountId) -> History {
         let Some(member) = state.members().get(account) else { return History::None };
         let Some(first) = member.since else { return if member.history { History::Full } else { History::None } };
-        let began = state.epochs().iter().find(|epoch| epoch.start.epoch == first).map_or(0, |epoch| epoch.seq);
+        let began = state.began(first).unwrap_or(0);
         if began >= member.joined_seq {
             return History::None;
         }

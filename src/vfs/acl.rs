@@ -6,8 +6,9 @@
 
 use crate::format::{NodeKind, OpKind};
 use crate::keg::Node;
-use crate::sys::{clock, process};
+use crate::sys::clock;
 
+use super::mode::{self, SETGID};
 use super::mounted::Mounted;
 use super::{Caller, VfsError};
 
@@ -27,7 +28,6 @@ const ENTRY_BYTES: usize = 8;
 const ENTRIES_MAX: usize = 1024;
 /// The id of entries that name nobody.
 const NOBODY: u32 = u32::MAX;
-const SETGID: u16 = 0o2000;
 
 /// `e_tag` of acl(5), in the order that a list has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,10 +112,11 @@ impl Acl {
         self.0.iter().all(|entry| matches!(entry.tag, Tag::Owner | Tag::OwningGroup | Tag::Others))
     }
 
-    /// The nine bits of those for whom it has always an entry: the owning group's are no more than the mask leaves it.
-    fn narrow_mode(&self) -> u16 {
+    /// What a node of the mode `mode` has until it has the list, which agrees with that: without it the owning group would have
+    /// what is only the mask's.
+    fn first_mode(&self, mode: u16) -> u16 {
         let group = self.perm(Tag::OwningGroup).unwrap_or(0);
-        self.mode() & (0o707 | group << 3)
+        mode & (0o7707 | group << 3)
     }
 
     /// The nine bits that stand for it.
@@ -142,33 +143,25 @@ impl Acl {
 /// What a new node gets in a directory with a default list (acl(5), "OBJECT CREATION AND DEFAULT ACLs").
 pub(super) struct Inherited {
     /// The node's mode: what was asked for, as far as the list allows it. The umask plays no part.
-    pub mode: u16,
+    mode: u16,
+    /// The mode that it is created with: [`Acl::first_mode`].
+    pub first_mode: u16,
     /// Extended attributes, by name.
-    pub xattrs: Vec<(&'static [u8], Vec<u8>)>,
+    xattrs: Vec<(&'static [u8], Vec<u8>)>,
 }
 
 impl Inherited {
-    /// The mode that the node is created with.
-    pub(super) fn first_mode(&self) -> u16 {
-        let access = self.xattrs.iter().find(|(name, _)| *name == ACCESS);
-        until_listed(self.mode, access.map(|(_, list)| &**list))
-    }
-
     /// What follows the creation of `node`.
     pub(super) fn rest(self, node: &Node) -> impl Iterator<Item = OpKind> {
         let (keg, first, mode) = (node.keg, node.mode, node.mode & 0o7000 | self.mode & 0o777);
         let set = move |(name, value): (&[u8], _)| OpKind::SetXattr { keg, name: name.to_vec(), value };
-        let widen = OpKind::SetAttr { keg, mode: Some(mode), uid: None, gid: None, atime_ns: None, mtime_ns: None };
-        self.xattrs.into_iter().map(set).chain((first != mode).then_some(widen))
+        self.xattrs.into_iter().map(set).chain((first != mode).then(|| mode::set(keg, mode)))
     }
 }
 
-/// The mode until the node has its list: without one the owning group would have what is only the mask's.
+/// The mode until the node has the list that is stored for it.
 pub(super) fn until_listed(mode: u16, access: Option<&[u8]>) -> u16 {
-    match access.and_then(Acl::parse) {
-        Some(list) => mode & !0o777 | list.with_mode(mode).narrow_mode(),
-        None => mode,
-    }
+    access.and_then(Acl::parse).map_or(mode, |list| list.with_mode(mode).first_mode(mode))
 }
 
 /// What a node of this kind inherits in `directory`, where that has a default list.
@@ -184,14 +177,16 @@ pub(super) fn inherited(
     let Some(stored) = folder.source.xattr(directory.ino, DEFAULT)? else { return Ok(None) };
     let Some(list) = Acl::parse(&stored) else { return Ok(None) };
     let mode = mode & (list.mode() | !0o777);
-    let mut xattrs = Vec::new();
+    let (mut first_mode, mut xattrs) = (mode, Vec::new());
     if !list.is_minimal() {
-        xattrs.push((ACCESS, list.with_mode(mode).encode()));
+        let own = list.with_mode(mode);
+        first_mode = own.first_mode(mode);
+        xattrs.push((ACCESS, own.encode()));
     }
     if kind == NodeKind::Directory {
         xattrs.push((DEFAULT, stored));
     }
-    Ok(Some(Inherited { mode, xattrs }))
+    Ok(Some(Inherited { mode, first_mode, xattrs }))
 }
 
 /// What is shown of a stored list where the mode `mode` is shown. `None` for what is no valid list.
@@ -209,9 +204,8 @@ pub(super) fn set(folder: &Mounted, node: &Node, name: &[u8], value: &[u8], call
     if name != ACCESS {
         return folder.change(node.ino, stored, now_ns);
     }
-    let kept = if keeps_setgid(node, caller) { 0o7000 } else { 0o7000 & !SETGID };
-    let mode = Some(node.mode & kept | list.mode());
-    let set_mode = OpKind::SetAttr { keg, mode, uid: None, gid: None, atime_ns: None, mtime_ns: None };
+    let kept = if mode::keeps_setgid(node, caller) { 0o7000 } else { 0o7000 & !SETGID };
+    let set_mode = mode::set(keg, node.mode & kept | list.mode());
     // In this order the group never has for a moment what is only the mask's.
     if list.is_minimal() {
         folder.change(node.ino, set_mode, now_ns)?;
@@ -231,14 +225,6 @@ pub(super) fn remove(folder: &Mounted, node: &Node, name: &[u8]) -> Result<(), V
         }
         None => Ok(()),
     }
-}
-
-/// Setgid stays where chmod(2) would leave it: with root, and with who is in the group.
-pub(super) fn keeps_setgid(node: &Node, caller: &Caller) -> bool {
-    node.mode & SETGID == 0
-        || caller.uid == 0
-        || caller.gid == node.gid
-        || process::groups(caller.pid).contains(&node.gid)
 }
 
 #[cfg(test)]

@@ -4,18 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::format::NodeKind;
 use crate::format::limits::{CHUNK_MAX_BYTES, FILE_MAX_BYTES};
-use crate::format::{NodeKind, OpKind};
 use crate::keg::Node;
 use crate::sys::clock;
 
-use super::acl::keeps_setgid;
 use super::core::Core;
 use super::flush::{Flush, SyncRequest};
 use super::handles::FileHandle;
 use super::inode::{FileState, Inode};
 use super::keg_dir::{is_keg_handle, is_reserved};
 use super::layer::Layer;
+use super::mode;
 use super::mounted::Mounted;
 use super::sealer::Job;
 use super::{Allocate, Caller, Entry, Ino, OpenMode, Opened, SyncDone, Vfs, VfsError};
@@ -55,7 +55,11 @@ impl Vfs {
             let mut state = handle.pin.state.lock();
             self.core.resize(&handle.pin, &mut state, 0)?;
             drop(state);
-            self.core.strip_privileges(&folder, &node, caller)?;
+            // The kernel takes setuid from a file elsewhere, and leaves it to who cuts while opening.
+            let mode = mode::after_writing(&node, caller);
+            if mode != node.mode {
+                folder.change(local, mode::set(node.keg, mode), clock::unix_nanos())?;
+            }
         }
         let keep_cache = self.core.note_version(ino, &node);
         Ok(Opened { fh: self.core.add_file(handle), keep_cache, direct: false })
@@ -255,22 +259,6 @@ impl Core {
             self.wake_keeper();
         }
         state.current.as_mut().ok_or(VfsError::NotFound)
-    }
-
-    /// What cutting a file takes from its mode, as writing to it does: the right to run as its owner or group. The kernel, which does
-    /// that elsewhere, leaves it to who cuts while opening. Root keeps it (`CAP_FSETID`).
-    fn strip_privileges(&self, folder: &Mounted, node: &Node, caller: &Caller) -> Result<(), VfsError> {
-        const SETUID: u16 = 0o4000;
-        const SETGID: u16 = 0o2000;
-        const GROUP_RUNS: u16 = 0o0010;
-        let setgid = if node.mode & GROUP_RUNS == 0 && keeps_setgid(node, caller) { 0 } else { SETGID };
-        let mode = node.mode & !(SETUID | setgid);
-        if caller.uid == 0 || mode == node.mode {
-            return Ok(());
-        }
-        let mode = Some(mode);
-        let kind = OpKind::SetAttr { keg: node.keg, mode, uid: None, gid: None, atime_ns: None, mtime_ns: None };
-        folder.change(node.ino, kind, clock::unix_nanos())
     }
 
     /// Sets the length of a file.

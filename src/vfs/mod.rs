@@ -5,7 +5,7 @@
 //!
 //! | file | what it does to the data |
 //! |---|---|
-//! | `names`, `dirs`, `attrs`, `acl` | the tree, straight from the source, with unsealed sizes put in |
+//! | `names`, `dirs`, `attrs`, `acl`, `mode` | the tree, straight from the source, with unsealed sizes put in |
 //! | `files` → `layer` → `buffer` | takes written bytes into memory |
 //! | `share` | has one file refer to what another holds |
 //! | `flush` → `block` → `sealer` | memory → sealed blobs in the spool → a change in the journal |
@@ -37,6 +37,7 @@ mod layer;
 mod leave;
 mod locks;
 mod memory;
+mod mode;
 mod mounted;
 mod nameless;
 mod names;

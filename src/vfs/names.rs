@@ -12,10 +12,9 @@ use super::acl::{self, Inherited};
 use super::core::Core;
 use super::flush::Flush;
 use super::keg_dir::{check_unreserved, is_reserved};
+use super::mode::SETGID;
 use super::mounted::{Mounted, fresh_keg};
 use super::{Caller, Entry, Ino, RenameMode, Vfs, VfsError};
-
-const SETGID: u16 = 0o2000;
 
 /// What a new node is.
 pub(super) struct New<'a> {
@@ -251,7 +250,7 @@ pub(super) fn create(
     caller: &Caller,
 ) -> OpKind {
     let mut mode = match inherited {
-        Some(inherited) => inherited.first_mode(),
+        Some(inherited) => inherited.first_mode,
         None => new.mode & !(caller.umask as u16 & 0o777),
     } & 0o7777;
     let mut gid = caller.gid;
