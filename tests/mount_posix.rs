@@ -25,6 +25,9 @@ use std::path::PathBuf;
 use common::{Member, Server};
 use tempfile::TempDir;
 
+/// Arguments of a mount that shows and stores numeric owners, for all users.
+pub const STORED: [&str; 2] = ["-o", "owners=stored,allow_other"];
+
 /// One member with one folder, mounted.
 pub struct Alone {
     pub alice: Member,
@@ -47,6 +50,12 @@ impl Alone {
         let local = dir.path().join("local");
         std::fs::create_dir(&local).unwrap();
         Self { alice, mnt, local, server, _dir: dir }
+    }
+
+    /// Mounts with the numeric owners instead, for all users; only root can.
+    pub fn mount_stored(&mut self) -> PathBuf {
+        self.alice.unmount(&self.mnt);
+        self.alice.mount_with("acme", &STORED)
     }
 
     /// Unmounts, which ends the process and with it everything in memory, and mounts again.

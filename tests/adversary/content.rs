@@ -2,7 +2,7 @@
 
 use kegfs::crypto::chunk::{ChunkKey, Opener, SEGMENT, seal_into, sealed_len};
 use kegfs::crypto::verified;
-use kegfs::format::{BlobId, Envelope, Extent, KegId, NodeKind, OpKind, SignedAccountEntry, SignedEntry, encode};
+use kegfs::format::{BlobId, Envelope, Extent, KegId, OpKind, SignedAccountEntry, SignedEntry, encode};
 use kegfs::keg::ROOT_INO;
 use kegfs::keyring::{AccountLog, KeyRing, box_leaf};
 use kegfs::remote::RangeAnswer;
@@ -384,18 +384,8 @@ fn row_21_holes_injected() {
     assert!(!team.bob.folder.local.contains(&blob));
 }
 
-fn create(name: &[u8]) -> OpKind {
-    OpKind::Create {
-        keg: KegId(random::array()),
-        parent: KegId::ROOT,
-        name: name.to_vec(),
-        kind: NodeKind::File,
-        mode: 0o644,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        target: vec![],
-    }
+fn fresh(name: &[u8]) -> OpKind {
+    create(KegId(random::array()), name)
 }
 
 #[test]
@@ -403,13 +393,13 @@ fn row_22_files_injected() {
     // By the server, which has no key: sealed under a key of its own, in the name of a member.
     let team = Team::new();
     let shadow = Shadow::of(&team.kegd, &team.bob, &team.bob.folder);
-    let mut injected = shadow.batch(vec![create(b"injected.txt")]);
+    let mut injected = shadow.batch(vec![fresh(b"injected.txt")]);
     injected.signature[0] ^= 1;
     team.alice.liar.tell(Append(injected));
     let why = team.alice.must_freeze();
     assert!(why.contains("false signature"), "{why}");
     // By a member's device, sealed under another key than the folder's: nobody can open it, nothing is listed.
-    let mut envelope = Envelope::decode(&shadow.batch(vec![create(b"injected.txt")]).envelope).unwrap();
+    let mut envelope = Envelope::decode(&shadow.batch(vec![fresh(b"injected.txt")]).envelope).unwrap();
     envelope.body = noise(envelope.body.len());
     shadow.post(&shadow.sign(&envelope), &[]).unwrap();
     team.bob.must_ignore(team.head() + 1, "could not be opened");
@@ -424,7 +414,7 @@ fn row_23_hostile_names() {
     let long = vec![b'a'; 256];
     let names_of_files: [&[u8]; 9] =
         [b"", b".", b"..", b"/", b"a/b", b"../../../etc/cron.d/x", b"/etc/passwd", b"nul\0byte", &long];
-    let mut hostile: Vec<OpKind> = names_of_files.iter().map(|name| create(name)).collect();
+    let mut hostile: Vec<OpKind> = names_of_files.iter().map(|name| fresh(name)).collect();
     let keg = {
         let view = team.bob.folder.replica.view();
         view.lookup(ROOT_INO, b"plan.txt").unwrap().unwrap().keg
@@ -442,7 +432,7 @@ fn row_23_hostile_names() {
     hostile.extend(["", ".", "..", "a/b", "nul\0", "bell\u{7}", &"x".repeat(65)].map(name));
     for (number, op) in hostile.into_iter().enumerate() {
         // One good operation before and one after: the entry as a whole counts for nothing.
-        let entry = bob.batch(vec![create(b"good-before"), op, create(b"good-after")]);
+        let entry = bob.batch(vec![fresh(b"good-before"), op, fresh(b"good-after")]);
         let seq = bob.post(&entry, &[]).unwrap();
         bob.push(entry);
         team.alice.must_ignore(seq, "malformed");
@@ -471,7 +461,7 @@ fn row_24_two_keys_for_one_ciphertext() {
     let blob = BlobId(verified::blob_id(&crafted));
     bob.local.spool(&blob, &crafted).unwrap();
     let keg = KegId(random::array());
-    let OpKind::Create { parent, name, kind, mode, uid, gid, rdev, target, .. } = create(b"two-faced.txt") else {
+    let OpKind::Create { parent, name, kind, mode, uid, gid, rdev, target, .. } = fresh(b"two-faced.txt") else {
         panic!("a creation")
     };
     let now = clock::unix_nanos();

@@ -5,8 +5,8 @@ use std::time::Duration;
 use kegfs::api::ErrorCode;
 use kegfs::crypto::verified;
 use kegfs::format::{
-    BlobRef, BoxGrant, EntryKind, Envelope, KegId, Membership, MembershipChange, NodeKind, OpKind, Role, SignedEntry,
-    Thinning, encode,
+    BlobRef, BoxGrant, EntryKind, Envelope, KegId, Membership, MembershipChange, OpKind, Role, SignedEntry, Thinning,
+    encode,
 };
 use kegfs::keg::ROOT_INO;
 use kegfs::keyring::{KeyRing, Position, Verdict};
@@ -198,17 +198,7 @@ fn row_07_an_editor_refers_to_content_that_no_entry_adds() {
     let bytes = pair.theirs.local.read(&blob).unwrap();
     wait(editor.remote.put_blob(pair.ours.id(), blob, bytes.into())).unwrap();
     let keg = KegId(random::array());
-    let create = OpKind::Create {
-        keg,
-        parent: KegId::ROOT,
-        name: b"plan.txt".to_vec(),
-        kind: NodeKind::File,
-        mode: 0o644,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        target: vec![],
-    };
+    let create = create(keg, b"plan.txt");
     let content = OpKind::Content { keg, truncate: Some(0), holes: vec![], extents, size: 22, mtime_ns: 0 };
     pair.bob.lock();
     editor.post(&editor.batch(vec![create, content]), &[]).unwrap();
@@ -258,8 +248,8 @@ fn row_07_an_admin_has_the_state_removed_that_a_member_begins_with() {
     }
 }
 
-#[test]
-fn row_07_an_admin_takes_more_of_the_past_than_the_rule_allows() {
+/// Alice has saved a plan three times and made Bob an admin.
+fn three_versions_and_two_admins() -> Team {
     let team = Team::new();
     for version in ["one", "two", "three"] {
         write(&team.alice.folder, "plan.txt", version.as_bytes());
@@ -267,6 +257,12 @@ fn row_07_an_admin_takes_more_of_the_past_than_the_rule_allows() {
     }
     team.alice.session().set_role(&team.alice.folder, team.bob.id, Role::Admin, None).unwrap();
     team.settle();
+    team
+}
+
+#[test]
+fn row_07_an_admin_takes_more_of_the_past_than_the_rule_allows() {
+    let team = three_versions_and_two_admins();
     let admin = Shadow::of(&team.kegd, &team.bob, &team.bob.folder);
     let body = Thinning { from: 1, upto: admin.state.head().seq, keep: vec![] };
     let seq = admin.post(&admin.author.thinning(&admin.position(), &body, vec![]), &[]).unwrap();
@@ -290,13 +286,7 @@ fn row_07_an_admin_takes_more_of_the_past_than_the_rule_allows() {
 
 #[test]
 fn row_07_an_admin_dates_a_thinning_behind_so_that_everything_since_looks_old() {
-    let team = Team::new();
-    for version in ["one", "two", "three"] {
-        write(&team.alice.folder, "plan.txt", version.as_bytes());
-        team.settle();
-    }
-    team.alice.session().set_role(&team.alice.folder, team.bob.id, Role::Admin, None).unwrap();
-    team.settle();
+    let team = three_versions_and_two_admins();
     // First one of 1970, so that no time is later than that; then one of now, for which all of it is fifty years old.
     for now_ms in [Some(0), None] {
         let admin = Shadow::of(&team.kegd, &team.bob, &team.bob.folder);

@@ -14,9 +14,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};
 
 use super::common::{Team, wait_for};
-use super::{Alone, many};
+use super::{Alone, STORED, many};
 
-const STORED: [&str; 2] = ["-o", "owners=stored,allow_other"];
 const SOON: Duration = Duration::from_secs(20);
 const ACCESS: &str = "system.posix_acl_access";
 const DEFAULT: &str = "system.posix_acl_default";
@@ -66,9 +65,7 @@ fn access_control_lists_are_what_they_are_on_a_local_file_system() {
     if !is_root() {
         return; // Nobody else has such mounts: `owners_are_shown_as_the_mounting_user_or_as_they_are_stored`.
     }
-    let mnt = alone.mnt.clone();
-    alone.alice.unmount(&mnt);
-    let mnt = alone.alice.mount_with("acme", &STORED);
+    let mnt = alone.mount_stored();
     for dir in [&mnt, &alone.local] {
         fs::create_dir(dir.join("story")).unwrap();
     }
@@ -82,8 +79,7 @@ fn access_control_lists_are_what_they_are_on_a_local_file_system() {
     assert_eq!(mounted, local);
     let all = "find story ! -type l | sort | xargs getfacl -n";
     let before = sh(&mnt, all);
-    alone.alice.unmount(&mnt);
-    alone.mnt = alone.alice.mount_with("acme", &STORED);
+    alone.mount_stored();
     assert_eq!(sh(&mnt, all), before, "after a remount");
 }
 
@@ -93,9 +89,7 @@ fn rsync_and_tar_carry_access_control_lists_in_and_out() {
     if !is_root() {
         return;
     }
-    let mnt = alone.mnt.clone();
-    alone.alice.unmount(&mnt);
-    alone.alice.mount_with("acme", &STORED);
+    let mnt = alone.mount_stored();
     let made = "mkdir -p tree/d; echo x > tree/d/f; setfacl -m u:7:rwx,g:8:r tree/d/f; chown 5:6 tree/d; \
                 setfacl -d -m u:7:rwx,g:8:r tree/d; setfacl -m g:4:rx tree; chmod 640 tree/d/f";
     let local = &alone.local;
@@ -309,9 +303,7 @@ fn random_lists_modes_and_creations_do_not_differ_from_local_ones() {
     if !is_root() {
         return;
     }
-    let mnt = alone.mnt.clone();
-    alone.alice.unmount(&mnt);
-    let mnt = alone.alice.mount_with("acme", &STORED);
+    let mnt = alone.mount_stored();
     let count = std::cell::Cell::new(0);
     let config = ProptestConfig { cases: many("KEGFS_DIFF_CASES", 60), ..ProptestConfig::with_source_file(file!()) };
     let run = TestRunner::new(config).run(&proptest::collection::vec(step(), 1..40), |steps| {

@@ -353,15 +353,15 @@ fn owners_are_shown_as_the_mounting_user_or_as_they_are_stored() {
         (meta.uid(), meta.gid(), meta.mode() & 0o7777)
     };
     assert_eq!((owner(&path).0, owner(&path).1), me);
-    let mnt = alone.mnt.clone();
-    alone.alice.unmount(&mnt);
     if !root {
+        let mnt = alone.mnt.clone();
+        alone.alice.unmount(&mnt);
         let refused = alone.alice.kegfs(&["mount", "acme", mnt.to_str().unwrap(), "-o", "owners=stored"]);
         assert_eq!(refused.status.code(), Some(2));
         assert!(String::from_utf8_lossy(&refused.stderr).contains("needs root"));
         return;
     }
-    let mnt = alone.alice.mount_with("acme", &["-o", "owners=stored,allow_other"]);
+    let mnt = alone.mount_stored();
     chown(&path, Some(1234), Some(5678)).unwrap();
     fs::set_permissions(&path, PermissionsExt::from_mode(0o6750)).unwrap();
     fs::create_dir(mnt.join("shared")).unwrap();
@@ -380,8 +380,7 @@ fn owners_are_shown_as_the_mounting_user_or_as_they_are_stored() {
     assert_eq!(owner(&mnt.join("shared/theirs")), (65534, 60, 0o644));
     assert_eq!(owner(&mnt.join("shared/below")), (65534, 60, 0o2755));
     assert_eq!(owner(&path), (1234, 5678, 0o6750));
-    alone.alice.unmount(&mnt);
-    let mnt = alone.alice.mount_with("acme", &["-o", "owners=stored,allow_other"]);
+    let mnt = alone.mount_stored();
     assert_eq!(owner(&path), (1234, 5678, 0o6750), "after a remount");
     alone.alice.unmount(&mnt);
     alone.mnt = alone.alice.mount("acme");
@@ -462,9 +461,7 @@ fn opening_with_o_trunc_takes_setuid_as_on_a_local_file_system() {
     if !nix::unistd::geteuid().is_root() {
         return; // Only root has other users' files: `owners_are_shown_as_the_mounting_user_or_as_they_are_stored`.
     }
-    let mnt = alone.mnt.clone();
-    alone.alice.unmount(&mnt);
-    let mnt = alone.alice.mount_with("acme", &["-o", "owners=stored,allow_other"]);
+    let mnt = alone.mount_stored();
     let left = |dir: &Path, mode: u32| {
         use std::os::unix::process::CommandExt;
         let path = dir.join("f");

@@ -326,6 +326,21 @@ fn set_content(folder: &Folder, keg: KegId, base: u64, bytes: &[u8]) {
     folder.replica.submit_based(Op { base, at_ns, kind }).unwrap();
 }
 
+/// Makes a file of nobody in the root directory.
+pub fn create(keg: KegId, name: &[u8]) -> OpKind {
+    OpKind::Create {
+        keg,
+        parent: KegId::ROOT,
+        name: name.to_vec(),
+        kind: NodeKind::File,
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        target: vec![],
+    }
+}
+
 /// Creates or overwrites a file in the root directory.
 pub fn write(folder: &Folder, name: &str, bytes: &[u8]) {
     write_based(folder, name, bytes, folder.replica.head().seq);

@@ -11,6 +11,15 @@ fn keg(desk: &Desk, ino: Ino) -> KegId {
     FolderSource::node(&*desk.folder, ino).unwrap().unwrap().keg
 }
 
+/// A file "f" of the content "first" that is removed: its inode, and handles for reading and for writing.
+fn removed_while_open(desk: &Desk) -> (Ino, u64, u64) {
+    let ino = desk.save("f", b"first");
+    desk.settle();
+    let (reader, writer) = (desk.open("f", READ), desk.open("f", WRITE));
+    desk.vfs.unlink(ROOT, b"f").unwrap();
+    (ino, reader, writer)
+}
+
 /// Somebody else brings the file back under its name.
 fn bring_back(desk: &Desk, ino: Ino, name: &str) {
     let kind = OpKind::Restore { keg: keg(desk, ino), parent: KegId::ROOT, name: name.as_bytes().to_vec() };
@@ -69,10 +78,7 @@ fn opening_and_removing_at_the_same_time_brings_nothing_back() {
 #[test]
 fn what_is_written_to_a_removed_file_goes_with_it_when_it_comes_back() {
     let desk = desk();
-    let ino = desk.save("f", b"first");
-    desk.settle();
-    let (reader, writer) = (desk.open("f", READ), desk.open("f", WRITE));
-    desk.vfs.unlink(ROOT, b"f").unwrap();
+    let (ino, reader, writer) = removed_while_open(&desk);
     desk.write(writer, 5, b", while it was gone");
     desk.fsync(writer);
     bring_back(&desk, ino, "f");
@@ -93,10 +99,7 @@ fn what_is_written_to_a_removed_file_goes_with_it_when_it_comes_back() {
 #[test]
 fn what_comes_back_after_its_writer_has_gone_is_kept_without_anybody_asking() {
     let desk = desk();
-    let ino = desk.save("f", b"first");
-    desk.settle();
-    let (reader, writer) = (desk.open("f", READ), desk.open("f", WRITE));
-    desk.vfs.unlink(ROOT, b"f").unwrap();
+    let (ino, reader, writer) = removed_while_open(&desk);
     desk.write(writer, 5, b" and last");
     desk.close(writer);
     bring_back(&desk, ino, "f");
