@@ -16,8 +16,8 @@ use super::super::control::{Listed, PastRequest, PastResponse, RestoreStep, Rest
 use super::super::failure::{Code, Failure};
 use super::super::when::{self, When};
 use super::Engine;
-use crate::format::KegId;
-use crate::replica::{Basis, Later, PlannedStep, ReplicaError, RestorePlan, Step, Way};
+use crate::format::{KegId, OpKind};
+use crate::replica::{Basis, Grouped, Later, PlannedStep, ReplicaError, RestorePlan, Step, Way};
 use crate::sync::{Folder, SyncError};
 use crate::sys::{clock, random};
 
@@ -113,18 +113,26 @@ impl Engine {
         let mut beside = 0;
         if !dry_run && !plan.ops.is_empty() {
             must_write(folder)?;
-            beside = match folder.replica.submit_all(basis, plan.ops, clock::unix_nanos()) {
-                Ok(grouped) => grouped.beside,
-                Err(ReplicaError::Overtaken) => return Ok(None),
-                Err(error) => return Err(self.read_failed(error)),
-            };
-            folder.replica.flush(true).map_err(|error| self.read_failed(error))?;
+            let Some(grouped) = self.submit(folder, basis, plan.ops)? else { return Ok(None) };
+            beside = grouped.beside;
         }
         let at_ms = folder.replica.time_of(seq).map_err(|error| self.read_failed(error))?;
         let changes = plan.steps.len() as u64;
         let steps = Listed::of(plan.steps.into_iter().map(step), usize::MAX).lines;
         let version = when::version(seq);
         Ok(Some(Restored { version, at_ms, dry_run, changes, steps, beside, kept_later: plan.kept_later, undo }))
+    }
+
+    /// Does several things together, durably. `None`: nothing was done, since programs here have written meanwhile to what
+    /// they are about.
+    fn submit(&self, folder: &Folder, basis: &Basis<'_>, kinds: Vec<OpKind>) -> Result<Option<Grouped>, Failure> {
+        let grouped = match folder.replica.submit_all(basis, kinds, clock::unix_nanos()) {
+            Ok(grouped) => grouped,
+            Err(ReplicaError::Overtaken) => return Ok(None),
+            Err(error) => return Err(self.read_failed(error)),
+        };
+        folder.replica.flush(true).map_err(|error| self.read_failed(error))?;
+        Ok(Some(grouped))
     }
 
     fn read_failed(&self, error: ReplicaError) -> Failure {

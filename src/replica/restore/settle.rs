@@ -27,12 +27,12 @@ impl Planner<'_> {
     /// Gives `now` content and attributes of `then`. Says whether the content was another.
     pub(super) fn settle(&mut self, then: &Node, now: &Node) -> Result<bool, ReplicaError> {
         let content = then.kind == NodeKind::File && self.content(then, now)?;
-        let new = |then, now| (then != now).then_some(then);
+        fn new<T: PartialEq>(then: T, now: T) -> Option<T> {
+            (then != now).then_some(then)
+        }
         let mtime = then.mtime_ns != now.mtime_ns && !then.is_directory();
-        let (mode, uid, gid) =
-            (new(u32::from(then.mode), u32::from(now.mode)), new(then.uid, now.uid), new(then.gid, now.gid));
+        let (mode, uid, gid) = (new(then.mode, now.mode), new(then.uid, now.uid), new(then.gid, now.gid));
         if mode.is_some() || uid.is_some() || gid.is_some() || mtime {
-            let mode = mode.is_some().then_some(then.mode);
             let mtime_ns = mtime.then_some(then.mtime_ns);
             self.plan.ops.push(OpKind::SetAttr { keg: now.keg, mode, uid, gid, atime_ns: None, mtime_ns });
         }

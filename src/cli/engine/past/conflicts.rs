@@ -11,9 +11,8 @@ use super::super::super::failure::{Code, Failure};
 use super::super::Engine;
 use super::must_write;
 use crate::format::OpKind;
-use crate::replica::{Basis, ConflictName, Grouped, ReplicaError};
+use crate::replica::{ConflictName, Grouped};
 use crate::sync::Folder;
-use crate::sys::clock;
 
 /// Those of one folder or of all.
 pub(super) fn list(engine: &Engine, folder: Option<&str>) -> Result<Listed<ConflictLine>, Failure> {
@@ -74,7 +73,7 @@ pub(super) fn keep(engine: &Engine, folder: &Arc<Folder>, path: &[Vec<u8>]) -> R
             target: original.map(|original| original.keg),
             exchange: false,
         };
-        match end(engine, folder, basis, rename)? {
+        match engine.submit(folder, basis, vec![rename])? {
             Some(Grouped { beside: 0 }) => Ok(Some(line)),
             Some(_) => Err(Failure::new(
                 Code::Failure,
@@ -101,18 +100,7 @@ pub(super) fn discard(engine: &Engine, folder: &Arc<Folder>, path: &[Vec<u8>]) -
             ));
         }
         let (keg, parent, name) = (conflict.node.keg, conflict.parent, conflict.name);
-        let ended = end(engine, folder, basis, OpKind::Unlink { keg, parent, name })?;
+        let ended = engine.submit(folder, basis, vec![OpKind::Unlink { keg, parent, name }])?;
         Ok(ended.map(|_| line))
     })
-}
-
-/// `None`: a program here has written meanwhile to what would go.
-fn end(engine: &Engine, folder: &Folder, basis: &Basis<'_>, op: OpKind) -> Result<Option<Grouped>, Failure> {
-    let grouped = match folder.replica.submit_all(basis, vec![op], clock::unix_nanos()) {
-        Ok(grouped) => grouped,
-        Err(ReplicaError::Overtaken) => return Ok(None),
-        Err(error) => return Err(engine.read_failed(error)),
-    };
-    folder.replica.flush(true).map_err(|error| engine.read_failed(error))?;
-    Ok(Some(grouped))
 }
