@@ -326,11 +326,19 @@ fn a_stopped_members_program_gets_no_lock_that_another_member_has_been_given_mea
     // Not by a program, which could not be started while a file of the stopped mount is open here.
     let signal = |signal| nix::sys::signal::kill(daemon, signal).unwrap();
     signal(nix::sys::signal::Signal::SIGSTOP);
+    // Its other threads go on until the one that the signal was given to has a processor.
+    wait_for("all of it to stop", SOON, || {
+        let tasks = fs::read_dir(format!("/proc/{daemon}/task")).unwrap();
+        tasks.into_iter().all(|task| {
+            let stat = fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+        })
+    });
+    let stopped = Instant::now();
     let waiting = thread::spawn(move || {
         here.lock().unwrap();
         (here, Instant::now())
     });
-    let stopped = Instant::now();
     there.lock().unwrap();
     assert!(stopped.elapsed() < LEASE + Duration::from_secs(2), "{:?}", stopped.elapsed());
     signal(nix::sys::signal::Signal::SIGCONT);
