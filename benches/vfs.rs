@@ -11,8 +11,8 @@ use std::time::Instant;
 use kegfs::vfs::*;
 
 const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 1, umask: 0 };
-const READ: OpenMode = OpenMode { read: true, write: false, truncate: false, exclusive: false };
-const WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false, exclusive: false };
+const READ: OpenMode = OpenMode { read: true, write: false, exclusive: false };
+const WRITE: OpenMode = OpenMode { read: true, write: true, exclusive: false };
 const STREAM: u64 = 1 << 30;
 
 fn main() {
@@ -90,7 +90,7 @@ fn read(vfs: &Vfs, fh: u64, at: u64, len: u32) {
 }
 
 fn stream_read(vfs: &Vfs, request: u32) {
-    let fh = vfs.open(vfs.lookup(ROOT, b"stream").unwrap().attr.ino, READ, &CALLER).unwrap().fh;
+    let fh = vfs.open(vfs.lookup(ROOT, b"stream").unwrap().attr.ino, READ).unwrap().fh;
     for at in (0..STREAM).step_by(request as usize) {
         read(vfs, fh, at, request);
     }
@@ -98,7 +98,7 @@ fn stream_read(vfs: &Vfs, request: u32) {
 }
 
 fn random_read(vfs: &Vfs, count: u64, span: u64) {
-    let fh = vfs.open(vfs.lookup(ROOT, b"stream").unwrap().attr.ino, READ, &CALLER).unwrap().fh;
+    let fh = vfs.open(vfs.lookup(ROOT, b"stream").unwrap().attr.ino, READ).unwrap().fh;
     let mut state = 88_172_645_463_325_252u64;
     for _ in 0..count {
         state ^= state << 13;

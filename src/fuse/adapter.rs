@@ -42,7 +42,6 @@ const CAPABILITIES: &[(InitFlags, &str)] = &[
     (InitFlags::FUSE_DO_READDIRPLUS, "attributes come with the names: they are local here"),
     (InitFlags::FUSE_READDIRPLUS_AUTO, "but only while somebody looks at them"),
     (InitFlags::FUSE_ASYNC_DIO, "parts of one direct read or write at the same time"),
-    (InitFlags::FUSE_ATOMIC_O_TRUNC, "open and truncate are one operation, and one version"),
     (InitFlags::FUSE_CACHE_SYMLINKS, "targets never change"),
     (InitFlags::FUSE_EXPLICIT_INVAL_DATA, "pages are dropped when we say so, not when an mtime moves"),
     (InitFlags::FUSE_POSIX_LOCKS, "other members see locks of fcntl"),
@@ -251,8 +250,8 @@ impl Filesystem for Adapter {
         guarded("link", || entry(reply, self.vfs.link(ino.0, newparent.0, newname.as_bytes())));
     }
 
-    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        guarded("open", || match self.vfs.open(ino.0, convert::open_mode(flags), &convert::caller(req, 0)) {
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        guarded("open", || match self.vfs.open(ino.0, convert::open_mode(flags)) {
             Ok(opened) => reply.opened(FileHandle(opened.fh), open_flags(&opened)),
             Err(error) => reply.error(errno_of(&error)),
         });

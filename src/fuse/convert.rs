@@ -113,10 +113,8 @@ pub(super) fn caller(request: &Request, umask: u32) -> Caller {
 pub(super) fn open_mode(flags: OpenFlags) -> OpenMode {
     let access = flags.acc_mode();
     let write = access != OpenAccMode::O_RDONLY;
-    // With O_RDONLY too, as on other file systems of Linux: the kernel has asked for write permission.
-    let truncate = flags.0 & libc::O_TRUNC != 0;
     let exclusive = flags.0 & libc::O_EXCL != 0;
-    OpenMode { read: access != OpenAccMode::O_WRONLY, write, truncate, exclusive }
+    OpenMode { read: access != OpenAccMode::O_WRONLY, write, exclusive }
 }
 
 pub(super) fn rename_mode(flags: RenameFlags, caller: Caller) -> Option<RenameMode> {
@@ -190,11 +188,14 @@ mod tests {
     }
 
     #[test]
-    fn truncation_does_not_depend_on_the_access_mode() {
-        let cut = open_mode(OpenFlags(libc::O_RDONLY | libc::O_TRUNC));
-        assert!(cut.truncate && cut.read && !cut.write);
-        assert!(open_mode(OpenFlags(libc::O_RDWR | libc::O_TRUNC)).truncate);
-        assert!(!open_mode(OpenFlags(libc::O_WRONLY)).read);
+    fn the_access_mode_tells_what_a_handle_may_do() {
+        let mode = |flags| {
+            let OpenMode { read, write, exclusive } = open_mode(OpenFlags(flags));
+            (read, write, exclusive)
+        };
+        assert_eq!(mode(libc::O_RDONLY), (true, false, false));
+        assert_eq!(mode(libc::O_WRONLY), (false, true, false));
+        assert_eq!(mode(libc::O_RDWR | libc::O_EXCL), (true, true, true));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::sys::clock;
 
 use super::acl;
 use super::flush::Flush;
+use super::mode;
 use super::mounted::Mounted;
 use super::stores::Writing;
 use super::{Attr, Caller, Ino, Progress, ReadOnlyReason, SetAttr, SetTime, StatFs, Vfs, VfsError, XattrMode};
@@ -37,7 +38,7 @@ impl Vfs {
     }
 
     /// Sets attributes.
-    pub fn setattr(&self, ino: Ino, set: &SetAttr, _caller: &Caller) -> Result<(Attr, Duration), VfsError> {
+    pub fn setattr(&self, ino: Ino, set: &SetAttr, caller: &Caller) -> Result<(Attr, Duration), VfsError> {
         let core = &self.core;
         let (folder, local) = core.locate_writable(ino)?;
         let (pin, node) = match set.size {
@@ -55,17 +56,15 @@ impl Vfs {
                 NodeKind::Directory => return Err(VfsError::IsDirectory),
                 _ => return Err(VfsError::InvalidArgument),
             }
-            let by_handle = match set.fh {
-                Some(fh) => {
-                    core.file(fh)?.check_writable(core)?;
-                    true
-                }
-                None => false,
-            };
+            if let Some(fh) = set.fh {
+                core.file(fh)?.check_writable(core)?;
+            }
+            // What a writer does belongs together, as `O_TRUNC` and what is written then: it goes when he closes.
+            let written = pin.gate.is_entered();
             let _writing = Writing::begin(&pin);
             let mut state = pin.state.lock();
             core.resize(&pin, &mut state, size)?;
-            if !by_handle {
+            if !written {
                 core.start_flush(&pin, &mut state, Flush::Settle)?;
             }
         }
@@ -80,7 +79,12 @@ impl Vfs {
             }
         }
         let (uid, gid) = if core.options.owners_stored { (set.uid, set.gid) } else { (None, None) };
-        let (mode, atime_ns) = (set.mode.map(|mode| mode & 0o7777), set.atime.map(at));
+        let atime_ns = set.atime.map(at);
+        let mut mode = set.mode.map(|mode| mode & 0o7777);
+        if set.size.is_some() {
+            let left = mode.unwrap_or(node.mode) & mode::after_cutting(&node, caller);
+            mode = (left != node.mode).then_some(left);
+        }
         // A change of nothing (`chown` to -1, or to what cannot be set here) still moves the change time.
         let any = mode.is_some() || uid.is_some() || gid.is_some() || atime_ns.is_some() || mtime_ns.is_some();
         if any || (set.size.is_none() && set.mtime.is_none()) {

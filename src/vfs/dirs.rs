@@ -265,7 +265,7 @@ mod tests {
         let (here, there) = (vfs.mkdir(ROOT, b"here", 0o755, &caller), vfs.mkdir(ROOT, b"there", 0o755, &caller));
         let (here, there) = (here.unwrap().attr.ino, there.unwrap().attr.ino);
         vfs.mkdir(here, b"listed", 0o755, &caller).unwrap();
-        let mode = OpenMode { read: true, write: true, truncate: false, exclusive: false };
+        let mode = OpenMode { read: true, write: true, exclusive: false };
         let (made, opened) = vfs.create(there, b"busy", 0o644, mode, &caller).unwrap();
         vfs.write(opened.fh, 0, b"text").unwrap();
         // Somebody is at work in the file.

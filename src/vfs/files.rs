@@ -15,7 +15,6 @@ use super::handles::FileHandle;
 use super::inode::{FileState, Inode};
 use super::keg_dir::{is_keg_handle, is_reserved};
 use super::layer::Layer;
-use super::mode;
 use super::mounted::Mounted;
 use super::sealer::Job;
 use super::{Allocate, Caller, Entry, Ino, OpenMode, Opened, SyncDone, Vfs, VfsError};
@@ -35,11 +34,10 @@ impl Vfs {
     ///
     /// # Errors
     /// [`VfsError::ReadOnly`] for writing where the role does not write: permissions bite at open.
-    pub fn open(&self, ino: Ino, mode: OpenMode, caller: &Caller) -> Result<Opened, VfsError> {
+    pub fn open(&self, ino: Ino, mode: OpenMode) -> Result<Opened, VfsError> {
         if self.core.is_list(ino) {
             return Err(VfsError::IsDirectory);
         }
-        let mode = OpenMode { write: mode.write || mode.truncate, ..mode };
         let (folder, local) = if mode.write { self.core.locate_writable(ino)? } else { self.core.locate(ino)? };
         if Mounted::is_keg(local) {
             return self.core.keg_open(&folder, local, mode);
@@ -50,19 +48,8 @@ impl Vfs {
             NodeKind::Directory => return Err(VfsError::IsDirectory),
             _ => return Err(VfsError::InvalidArgument),
         }
-        let handle = FileHandle::new(pin, mode);
-        if mode.truncate {
-            let mut state = handle.pin.state.lock();
-            self.core.resize(&handle.pin, &mut state, 0)?;
-            drop(state);
-            // The kernel takes setuid from a file elsewhere, and leaves it to who cuts while opening.
-            let mode = mode::after_writing(&node, caller);
-            if mode != node.mode {
-                folder.change(local, mode::set(node.keg, mode), clock::unix_nanos())?;
-            }
-        }
         let keep_cache = self.core.note_version(ino, &node);
-        Ok(Opened { fh: self.core.add_file(handle), keep_cache, direct: false })
+        Ok(Opened { fh: self.core.add_file(FileHandle::new(pin, mode)), keep_cache, direct: false })
     }
 
     /// Creates and opens a file.
@@ -95,7 +82,7 @@ impl Vfs {
         if !open.write {
             folder.source.let_go(&node.keg);
         }
-        let fh = self.core.add_file(FileHandle::new(pin, OpenMode { truncate: false, ..open }));
+        let fh = self.core.add_file(FileHandle::new(pin, open));
         let entry = Entry { attr, ttl: self.core.ttl_since(&folder, foreign) };
         Ok((entry, Opened { fh, keep_cache: false, direct: false }))
     }

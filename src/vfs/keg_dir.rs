@@ -280,7 +280,7 @@ impl Core {
     /// Opens a file in `.keg`.
     pub(super) fn keg_open(&self, folder: &Arc<Mounted>, local: u64, mode: OpenMode) -> Result<Opened, VfsError> {
         let (_, KegNode::File(file)) = folder.keg.place(local)? else { return Err(VfsError::IsDirectory) };
-        if mode.write || mode.truncate {
+        if mode.write {
             return Err(VfsError::ReadOnly(ReadOnlyReason::View));
         }
         let content = if file.grows() { None } else { Some(file.content()?) };

@@ -23,8 +23,10 @@ pub(super) fn keeps_setgid(node: &Node, caller: &Caller) -> bool {
         || process::groups(caller.pid).contains(&node.gid)
 }
 
-/// What writing to a file leaves of its mode: not the right to run as its owner or group. Root keeps it (`CAP_FSETID`).
-pub(super) fn after_writing(node: &Node, caller: &Caller) -> u16 {
+/// What cutting a file leaves of its mode: not the right to run as its owner or group. Root keeps it (`CAP_FSETID`).
+///
+/// The kernel's FUSE asks for that itself, as it does for writing, but for setgid without the group's right to run.
+pub(super) fn after_cutting(node: &Node, caller: &Caller) -> u16 {
     if caller.uid == 0 {
         return node.mode;
     }

@@ -175,7 +175,7 @@ impl Vfs {
         folder.nameless.files.lock().insert(number, file);
         folder.nameless.count.fetch_add(1, Ordering::AcqRel);
         core.known.add(folder.ino(number));
-        let fh = core.add_file(FileHandle::new(opened, OpenMode { truncate: false, ..open }));
+        let fh = core.add_file(FileHandle::new(opened, open));
         let entry = Entry { attr, ttl: folder.ttl() };
         Ok((entry, Opened { fh, keep_cache: false, direct: false }))
     }

@@ -55,6 +55,11 @@ impl Gate {
         self.state.lock().writers -= 1;
     }
 
+    /// Somebody may be writing.
+    pub(super) fn is_entered(&self) -> bool {
+        self.state.lock().writers > 0
+    }
+
     /// The content was changed by somebody else.
     pub(super) fn changed(&self) {
         self.state.lock().changes += 1;

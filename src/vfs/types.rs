@@ -79,8 +79,6 @@ pub struct OpenMode {
     pub read: bool,
     /// For writing.
     pub write: bool,
-    /// Cut to nothing first.
-    pub truncate: bool,
     /// It must not be there yet (`O_EXCL` with `O_CREAT`).
     pub exclusive: bool,
 }

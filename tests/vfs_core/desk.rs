@@ -23,8 +23,8 @@ pub fn desk_with(options: VfsOptions) -> Desk {
     Desk { folder, vfs }
 }
 
-pub const READ: OpenMode = OpenMode { read: true, write: false, truncate: false, exclusive: false };
-pub const WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false, exclusive: false };
+pub const READ: OpenMode = OpenMode { read: true, write: false, exclusive: false };
+pub const WRITE: OpenMode = OpenMode { read: true, write: true, exclusive: false };
 
 impl Desk {
     pub fn create(&self, name: &str) -> (Ino, u64) {
@@ -37,7 +37,7 @@ impl Desk {
     }
 
     pub fn open(&self, name: &str, mode: OpenMode) -> u64 {
-        self.vfs.open(self.ino(name), mode, &CALLER).unwrap().fh
+        self.vfs.open(self.ino(name), mode).unwrap().fh
     }
 
     pub fn write(&self, fh: u64, offset: u64, data: &[u8]) {

@@ -152,7 +152,7 @@ fn a_viewer_reads_and_does_not_write() {
     let refused = VfsError::ReadOnly(ReadOnlyReason::Role(Role::Viewer));
     assert_eq!(desk.content("f"), b"text");
     assert_eq!(desk.vfs.getattr(ino).unwrap().0.mode, 0o444);
-    assert_eq!(desk.vfs.open(ino, WRITE, &CALLER).unwrap_err(), refused);
+    assert_eq!(desk.vfs.open(ino, WRITE).unwrap_err(), refused);
     assert_eq!(desk.vfs.create(ROOT, b"g", 0o644, WRITE, &CALLER).unwrap_err(), refused);
     assert_eq!(desk.vfs.unlink(ROOT, b"f").unwrap_err(), refused);
     assert_eq!(desk.vfs.mkdir(ROOT, b"d", 0o755, &CALLER).unwrap_err(), refused);

@@ -101,7 +101,7 @@ fn at(desk: &Desk, path: &[&str]) -> Result<Entry, VfsError> {
 }
 
 fn open(desk: &Desk, path: &[&str]) -> u64 {
-    desk.vfs.open(at(desk, path).unwrap().attr.ino, READ, &CALLER).unwrap().fh
+    desk.vfs.open(at(desk, path).unwrap().attr.ino, READ).unwrap().fh
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn nobody_creates_moves_replaces_or_removes_it() {
     assert_eq!(vfs.unlink(ROOT, b".keg"), read_only);
     assert_eq!(vfs.unlink(keg, b"status"), read_only);
     assert_eq!(vfs.mkdir(keg, b"new", 0o755, &CALLER).unwrap_err(), VfsError::ReadOnly(ReadOnlyReason::View));
-    assert_eq!(vfs.open(status, WRITE, &CALLER).unwrap_err(), VfsError::ReadOnly(ReadOnlyReason::View));
+    assert_eq!(vfs.open(status, WRITE).unwrap_err(), VfsError::ReadOnly(ReadOnlyReason::View));
     assert_eq!(vfs.access(status, 2, &CALLER), read_only);
     assert_eq!(vfs.access(status, 4, &CALLER), Ok(()));
     assert_eq!(vfs.link(status, ROOT, b"mine").unwrap_err(), VfsError::CrossFolder);
@@ -219,7 +219,7 @@ fn what_a_member_stores_under_the_name_does_not_take_its_place_and_is_not_lost()
 fn a_file_that_grows_is_seen_to_grow_by_who_has_it_open() {
     let (desk, _, lines) = made_with_lines();
     let ino = at(&desk, &["activity"]).unwrap().attr.ino;
-    let opened = desk.vfs.open(ino, READ, &CALLER).unwrap();
+    let opened = desk.vfs.open(ino, READ).unwrap();
     assert!(opened.direct, "the kernel must not believe the length of the opening");
     assert_eq!(
         desk.read_all(opened.fh),
@@ -247,13 +247,13 @@ fn another_state_of_the_folder_reads_like_a_folder_and_is_written_by_nobody() {
     assert_eq!(desk.list(root.ino), ["dir", "report.txt"]);
     let report = at(&desk, &["at", "2026-11-23", "report.txt"]).unwrap().attr;
     assert_eq!((report.mode & 0o222, report.size), (0, 9));
-    let fh = desk.vfs.open(report.ino, READ, &CALLER).unwrap().fh;
+    let fh = desk.vfs.open(report.ino, READ).unwrap().fh;
     assert_eq!(desk.read_all(fh), b"as it was");
     assert_eq!(desk.content("report.txt"), b"as it is");
     let target = desk.vfs.readlink(at(&desk, &["at", "yesterday"]).unwrap().attr.ino).unwrap();
     assert_eq!(target, b"2026-11-23");
     let read_only = VfsError::ReadOnly(ReadOnlyReason::View);
-    assert_eq!(desk.vfs.open(report.ino, WRITE, &CALLER).unwrap_err(), read_only);
+    assert_eq!(desk.vfs.open(report.ino, WRITE).unwrap_err(), read_only);
     assert_eq!(desk.vfs.create(root.ino, b"new", 0o644, WRITE, &CALLER).unwrap_err(), read_only);
     assert_eq!(desk.vfs.mkdir(root.ino, b".keg", 0o755, &CALLER).unwrap_err(), read_only);
     assert_eq!(desk.vfs.unlink(root.ino, b"report.txt").unwrap_err(), read_only);
@@ -279,7 +279,7 @@ fn with_the_folder_all_of_it_is_gone() {
     let status = at(&desk, &["status"]).unwrap().attr.ino;
     let fh = open(&desk, &["status"]);
     let report = at(&desk, &["at", "2026-11-23", "report.txt"]).unwrap().attr.ino;
-    let old = desk.vfs.open(report, READ, &CALLER).unwrap().fh;
+    let old = desk.vfs.open(report, READ).unwrap().fh;
     assert_eq!(desk.read_all(old), b"as it was");
     desk.vfs.remove_folder(ROOT, std::time::Duration::from_secs(5)).unwrap();
     assert_eq!(desk.vfs.getattr(status).unwrap_err(), VfsError::Gone);
@@ -329,7 +329,7 @@ fn other_states_that_nobody_uses_any_more_do_not_pile_up_and_those_in_use_stay()
     desk.folder.set_keg_dir(Arc::new(Moments(AtomicUsize::new(0))));
     let kept = at(&desk, &["now"]).unwrap().attr.ino;
     let file = desk.vfs.lookup(kept, b"file 0").unwrap().attr.ino;
-    let fh = desk.vfs.open(file, READ, &CALLER).unwrap().fh;
+    let fh = desk.vfs.open(file, READ).unwrap().fh;
     let stays = at(&desk, &["seq-3"]).unwrap().attr.ino;
     let mut seen = vec![];
     for _ in 0..250 {

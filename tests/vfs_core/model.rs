@@ -105,7 +105,7 @@ impl Model {
             }
             Step::Append { name, len, seed } => {
                 let Some(&file) = self.names.get(&name) else { return };
-                let fh = vfs.open(vfs.lookup(ROOT, &n(name)).unwrap().attr.ino, WRITE, &CALLER).unwrap().fh;
+                let fh = vfs.open(vfs.lookup(ROOT, &n(name)).unwrap().attr.ino, WRITE).unwrap().fh;
                 let data = pattern(seed, len);
                 assert_eq!(vfs.append(fh, &data).unwrap() as usize, len);
                 self.files[file].extend(data);
@@ -188,7 +188,7 @@ impl Model {
                 let found = vfs.lookup(ROOT, &n(name));
                 assert_eq!(found.is_ok(), self.names.contains_key(&name));
                 if let (Ok(entry), Some(&file)) = (found, self.names.get(&name)) {
-                    self.open.push((vfs.open(entry.attr.ino, WRITE, &CALLER).unwrap().fh, file));
+                    self.open.push((vfs.open(entry.attr.ino, WRITE).unwrap().fh, file));
                 }
             }
             Step::Close(slot) => {

@@ -48,7 +48,7 @@ fn errors_are_those_that_posix_names() {
     assert_eq!(vfs.rename(ROOT, b"d", ROOT, b"f", RenameMode::Replace), Err(VfsError::NotDirectory));
     assert_eq!(vfs.rename(ROOT, b"f", ROOT, b"d", RenameMode::NoReplace), Err(VfsError::Exists));
     assert_eq!(vfs.rename(ROOT, b"f", ROOT, b"none", RenameMode::Exchange), Err(VfsError::NotFound));
-    assert_eq!(vfs.open(dir, READ, &CALLER).unwrap_err(), VfsError::IsDirectory);
+    assert_eq!(vfs.open(dir, READ).unwrap_err(), VfsError::IsDirectory);
     assert_eq!(vfs.readlink(file).unwrap_err(), VfsError::InvalidArgument);
     assert_eq!(vfs.getattr(999), Err(VfsError::NotFound));
 }

@@ -99,7 +99,7 @@ fn kept_caches_are_those_whose_content_is_the_same() {
     let ino = desk.save("f", b"one");
     desk.settle();
     let open = || {
-        let opened = desk.vfs.open(ino, READ, &CALLER).unwrap();
+        let opened = desk.vfs.open(ino, READ).unwrap();
         desk.vfs.release(opened.fh);
         opened.keep_cache
     };
