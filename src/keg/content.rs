@@ -88,9 +88,13 @@ impl<S: Store> Tree<'_, S> {
         }
         self.store.note_attributes(&keg, content)?;
         // The file has a name: a removed one was restored before. Should a store disagree, the root takes the sibling.
-        // Cookies are local: among several names all replicas choose the one that was placed first.
-        let names = self.store.dentries_of(&node.keg)?.into_iter();
-        let (parent, name) = match names.min_by_key(|dentry| (dentry.placed.seq, dentry.cookie)) {
+        // Among several names all replicas choose one that was placed first. Cookies are local, and of what one entry
+        // placed they need not tell the order where its author had renamed it before it was confirmed.
+        let mut names = self.store.dentries_of(&node.keg)?;
+        if self.context.parts_versions() {
+            names.sort_by(|one, other| (one.parent, &one.name).cmp(&(other.parent, &other.name)));
+        }
+        let (parent, name) = match names.into_iter().min_by_key(|dentry| dentry.placed.seq) {
             Some(dentry) => (dentry.parent, dentry.wanted.unwrap_or(dentry.name)),
             None => (KegId::ROOT, keg.to_string().into_bytes()),
         };

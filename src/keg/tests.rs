@@ -140,6 +140,26 @@ fn a_sibling_keeps_the_ranges_that_its_author_had_seen() {
     assert_eq!(store.node(&sibling).unwrap().unwrap().size, 30);
 }
 
+#[test]
+fn a_sibling_of_a_file_with_several_names_is_beside_the_one_that_all_replicas_agree_on() {
+    for (suite, beside) in [(1, "b"), (SUITE, "a")] {
+        let mut store = MemStore::default();
+        let link = |name: &str| OpKind::Link { keg: keg(1), parent: KegId::ROOT, name: name.into() };
+        // Two names by one entry; the third, which would be the least, by a later one.
+        for (seq, device, base, kind) in [
+            (1, ALICE, 0, file(1, "b")),
+            (1, ALICE, 0, link("a")),
+            (2, BOB, 1, link("A")),
+            (3, BOB, 2, overwrite(keg(1), 200)),
+            (4, ALICE, 1, overwrite(keg(1), 300)),
+        ] {
+            apply(&mut store, &Context { suite, ..context(seq, device) }, &op(base, kind)).unwrap();
+        }
+        let sibling = format!("{beside} (conflict, alice's laptop, 2026-11-23 15.04)");
+        assert!(names(&store, KegId::ROOT).contains(&sibling), "suite {suite}: {:?}", names(&store, KegId::ROOT));
+    }
+}
+
 /// Blob, mode and the attribute `tag` of what has the name.
 fn version(store: &MemStore, name: &str) -> (BlobId, u16, Vec<u8>) {
     let keg = store.dentry(&KegId::ROOT, name.as_bytes()).unwrap().unwrap().keg;
