@@ -124,6 +124,9 @@ impl Vfs {
     }
 
     /// A descriptor of the handle was closed: starts the flush and reports earlier failures of background work.
+    ///
+    /// Of a file that was cut to nothing that waits for the last descriptor, which is closed at once where this is the only
+    /// one: shells open with `O_TRUNC`, close a copy, and write then.
     pub fn flush(&self, fh: u64) -> Result<(), VfsError> {
         if is_keg_handle(fh) {
             return Ok(());
@@ -134,6 +137,9 @@ impl Vfs {
         }
         let mut state = handle.pin.state.lock();
         state.report()?;
+        if state.current.as_ref().is_some_and(|layer| layer.size == 0) {
+            return Ok(());
+        }
         self.core.start_flush(&handle.pin, &mut state, Flush::Settle)
     }
 
