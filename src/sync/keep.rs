@@ -27,8 +27,8 @@ const AGAIN: Duration = Duration::from_millis(500);
 impl Folder {
     /// Adds again what was released in use. No own entry is on its way.
     pub(super) async fn make_keeping(self: &Arc<Self>) -> Result<(), SyncError> {
-        // What the server said that it lacks: the length of what was sent, `None` where nobody here has it.
-        let mut sent: HashMap<BlobId, Option<u64>> = HashMap::new();
+        // What the server lacked, with the length of what was sent.
+        let mut sent: HashMap<BlobId, u64> = HashMap::new();
         for _ in 0..ATTEMPTS {
             self.catch_up().await?;
             let entry = {
@@ -43,31 +43,17 @@ impl Folder {
                 }
                 Err(error) if error.is_overtaken() => {}
                 Err(error) if error.is_transient() => tokio::time::sleep(AGAIN).await,
-                Err(error) => {
-                    for id in missing(error)? {
-                        sent.insert(id, self.send_again(id).await?);
-                    }
-                }
+                Err(error) => self.send_again(missing(error)?, &mut sent).await?,
             }
         }
         Err(SyncError::TimedOut("keeping content that was released"))
     }
 
     /// The entry; `None` if nothing is to be added.
-    fn sign_keeping(
-        &self,
-        verified: &Verified,
-        sent: &HashMap<BlobId, Option<u64>>,
-    ) -> Result<Option<SignedEntry>, SyncError> {
-        let mut adds = Vec::new();
-        for blob in self.replica.missed(BLOBS)? {
-            match sent.get(&blob.id) {
-                None => adds.push(blob),
-                Some(Some(size_bytes)) => adds.push(BlobRef { size_bytes: *size_bytes, ..blob }),
-                // Not to be had here. Somebody else may have it.
-                Some(None) => self.replica.give_up(&blob.id)?,
-            }
-        }
+    fn sign_keeping(&self, verified: &Verified, sent: &HashMap<BlobId, u64>) -> Result<Option<SignedEntry>, SyncError> {
+        let length =
+            |blob: BlobRef| BlobRef { size_bytes: sent.get(&blob.id).copied().unwrap_or(blob.size_bytes), ..blob };
+        let adds: Vec<BlobRef> = self.replica.missed(BLOBS)?.into_iter().map(length).collect();
         if adds.is_empty() {
             return Ok(None);
         }
@@ -78,14 +64,30 @@ impl Folder {
         Ok(Some(self.shared.author.batch(&position, secrets, draft)))
     }
 
-    /// Sends a blob that the server lacks; its length.
-    async fn send_again(self: &Arc<Self>, id: BlobId) -> Result<Option<u64>, SyncError> {
+    /// Sends what the server lacks and is here. The rest is given up: somebody else may have it.
+    async fn send_again(
+        self: &Arc<Self>,
+        lacks: Vec<BlobId>,
+        sent: &mut HashMap<BlobId, u64>,
+    ) -> Result<(), SyncError> {
+        let mut gone = Vec::new();
+        for id in lacks {
+            let this = Arc::clone(self);
+            let here = tokio::task::spawn_blocking(move || this.own(&id));
+            match here.await.map_err(|_| SyncError::Closed)? {
+                Some(bytes) => {
+                    sent.insert(id, bytes.len() as u64);
+                    self.remote.put_blob(self.id(), id, bytes).await?;
+                }
+                None => gone.push(id),
+            }
+        }
+        if gone.is_empty() {
+            return Ok(());
+        }
         let this = Arc::clone(self);
-        let here = tokio::task::spawn_blocking(move || this.own_or_fetched(&id));
-        let Some(bytes) = here.await.map_err(|_| SyncError::Closed)?? else { return Ok(None) };
-        let size_bytes = bytes.len() as u64;
-        self.remote.put_blob(self.id(), id, bytes).await?;
-        Ok(Some(size_bytes))
+        let given_up = tokio::task::spawn_blocking(move || this.replica.give_up(&gone));
+        Ok(given_up.await.map_err(|_| SyncError::Closed)??)
     }
 }
 

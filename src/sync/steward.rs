@@ -6,9 +6,9 @@
 //! Every admin's client sees the same and one is enough. They take turns, by a rank that the log gives them; who comes
 //! second finds it done.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::activity::invite_name;
 use super::backoff::Backoff;
@@ -40,48 +40,31 @@ impl Folder {
     /// Does what is due for as long as the session lives.
     pub(super) async fn run_steward(self: Arc<Self>) {
         let (mut backoff, mut lies) = (Backoff::default(), HashSet::new());
-        // What could not be kept does not hold up the rest.
-        let (mut keep_backoff, mut keep_from) = (Backoff::default(), clock::monotonic());
+        let mut failed = Failed::default();
         loop {
             let next_end = self.note_ended_invites().await;
-            let keep_in = keep_from.saturating_duration_since(clock::monotonic());
-            let pause = match self.duty(keep_in.is_zero()).await {
+            let pause = match self.duty(&failed).await {
                 Ok((duty, turn)) => {
                     tokio::time::sleep(turn).await;
                     // Somebody whose turn was before has done it, or it has become another.
-                    if !self.duty(keep_in.is_zero()).await.is_ok_and(|(now, _)| now.subject() == duty.subject()) {
+                    let subject = duty.subject();
+                    if !self.duty(&failed).await.is_ok_and(|(now, _)| now.subject() == subject) {
                         continue;
                     }
                     let done = match duty {
                         Duty::Change(change) => self.change_membership(change).await,
                         Duty::HandOver { epoch } => self.hand_over(epoch).await,
                         Duty::Thin => self.thin_out(false).await.map(drop),
-                        Duty::Keep => {
-                            let done = self.post_keeping().await;
-                            let wait = match &done {
-                                Ok(()) => {
-                                    keep_backoff.reset();
-                                    Duration::ZERO
-                                }
-                                Err(_) => keep_backoff.next(),
-                            };
-                            keep_from = clock::monotonic() + wait;
-                            done
-                        }
+                        Duty::Keep => self.post_keeping().await,
                     };
-                    match done {
-                        Ok(()) => {
-                            backoff.reset();
-                            continue;
+                    if let Err(error) = &done {
+                        if matches!(error, SyncError::Undecided { .. }) {
+                            self.link.note_error(Some(error.to_string()));
                         }
-                        Err(error) => {
-                            if matches!(error, SyncError::Undecided { .. }) {
-                                self.link.note_error(Some(error.to_string()));
-                            }
-                            tracing::debug!(db = %self.id(), %error, "what is due could not be done yet");
-                            backoff.next()
-                        }
+                        tracing::debug!(db = %self.id(), %error, "what is due could not be done yet");
                     }
+                    failed.note(subject, done.is_err());
+                    continue;
                 }
                 Err(pause) => match self.let_in(&mut lies).await {
                     Ok(true) => continue,
@@ -92,9 +75,11 @@ impl Folder {
                     }
                 },
             };
-            let pause = if keep_in.is_zero() { pause } else { pause.min(keep_in) };
             // Woken by every change of the membership; a pause is then cut short.
-            let _ = tokio::time::timeout(pause.min(next_end), self.duties.notified()).await;
+            let pause = pause.min(next_end).min(failed.next());
+            if tokio::time::timeout(pause, self.duties.notified()).await.is_ok() {
+                failed.hurry();
+            }
         }
     }
 
@@ -112,37 +97,50 @@ impl Folder {
         LOOK.min(Duration::from_millis(next.unsigned_abs()))
     }
 
-    /// What is to be done, and how long others go first; or when to look again. `keeps`: content that was released in use is
-    /// looked for.
-    async fn duty(&self, keeps: bool) -> Result<(Duty, Duration), Duration> {
+    /// What is to be done, and how long others go first; or when to look again. What has failed waits, and the rest does not
+    /// wait for it.
+    async fn duty(&self, failed: &Failed) -> Result<(Duty, Duration), Duration> {
         let verified = self.verified.lock().await;
-        if let Some(sync) = self.sync_due(&verified) {
+        let ready = |duty: Duty| (!failed.waits(&duty.subject())).then_some(duty);
+        if let Some(sync) = self.sync_due(&verified).map(Duty::Change).and_then(ready) {
             // The device that revoked does it at once; the others see to it that it is done.
-            return Ok((Duty::Change(sync), TURN));
+            return Ok((sync, TURN));
         }
-        let writes = self.frozen().is_none() && self.role().is_some_and(Role::writes);
-        let keeps = keeps && writes && self.replica.has_missed();
-        let keep = || (Duty::Keep, Duration::from_millis(u64::from_le_bytes(random::array()) % JITTER_MS));
-        if self.frozen().is_some() || !self.role().is_some_and(|role| role.administers()) {
-            return if keeps { Ok(keep()) } else { Err(LOOK) };
+        if self.frozen().is_some() {
+            return Err(LOOK);
         }
+        let mut look = LOOK;
+        let administers = self.role().is_some_and(|role| role.administers());
         let now = now_ms();
-        let began = verified.state.epochs().last().map_or(0, |epoch| epoch.seq);
-        let began_ms = self.replica.view().log_line(began).ok().flatten().map_or(now, |line| line.created_ms);
-        let due = due(&verified, now, began_ms);
-        if let (Err(_), Some(epoch)) = (&due, self.checkpoint_due(&verified)) {
-            // Whoever added the member is at it, or has gone.
-            let thousands = u32::try_from(self.replica.view().usage().1 / HAND_OVER_TURN_FILES).unwrap_or(u32::MAX);
-            let turn = HAND_OVER_TURN + Duration::from_secs(1) * thousands;
-            return Ok((Duty::HandOver { epoch }, HAND_OVER_AFTER + turn * self.rank(&verified)));
+        if administers {
+            let began = verified.state.epochs().last().map_or(0, |epoch| epoch.seq);
+            let began_ms = self.replica.view().log_line(began).ok().flatten().map_or(now, |line| line.created_ms);
+            match due(&verified, now, began_ms).map(Duty::Change).map(ready) {
+                Ok(Some(change)) => return Ok((change, self.turn(&verified))),
+                Ok(None) => {}
+                Err(pause) => look = pause,
+            }
+            let hand_over = self.checkpoint_due(&verified).map(|epoch| Duty::HandOver { epoch });
+            if let Some(hand_over) = hand_over.and_then(ready) {
+                // Whoever added the member is at it, or has gone.
+                let thousands = u32::try_from(self.replica.view().usage().1 / HAND_OVER_TURN_FILES).unwrap_or(u32::MAX);
+                let turn = HAND_OVER_TURN + Duration::from_secs(1) * thousands;
+                return Ok((hand_over, HAND_OVER_AFTER + turn * self.rank(&verified)));
+            }
         }
-        if due.is_err() && keeps {
-            return Ok(keep());
+        if self.role().is_some_and(Role::writes)
+            && let Some(keep) = ready(Duty::Keep)
+            && self.replica.has_missed()
+        {
+            return Ok((keep, Duration::from_millis(u64::from_le_bytes(random::array()) % JITTER_MS)));
         }
-        if due.is_err() && self.thinning_due(&verified, now) {
-            return Ok((Duty::Thin, self.turn(&verified)));
+        if administers
+            && let Some(thin) = ready(Duty::Thin)
+            && self.thinning_due(&verified, now)
+        {
+            return Ok((thin, self.turn(&verified)));
         }
-        due.map(|change| (Duty::Change(change), self.turn(&verified)))
+        Err(look)
     }
 
     /// The folder does not know yet that a device of the user was revoked.
@@ -210,9 +208,50 @@ enum Duty {
     Keep,
 }
 
+/// Tells two duties apart.
+type Subject = (u8, Option<AccountId>, u32);
+
+/// What could not be done, each with when it is tried again.
+#[derive(Default)]
+struct Failed(HashMap<Subject, (Backoff, Option<Instant>)>);
+
+impl Failed {
+    /// What became of a duty.
+    fn note(&mut self, subject: Subject, failed: bool) {
+        if failed {
+            let (backoff, again) = self.0.entry(subject).or_default();
+            *again = Some(clock::monotonic() + backoff.next());
+        } else {
+            self.0.remove(&subject);
+        }
+    }
+
+    /// It is too early to try it again.
+    fn waits(&self, subject: &Subject) -> bool {
+        self.0.get(subject).is_some_and(|(_, again)| again.is_some())
+    }
+
+    /// How long until the next may be tried again; none of those whose time has come waits any more.
+    fn next(&mut self) -> Duration {
+        let (now, mut next) = (clock::monotonic(), LOOK);
+        for (_, again) in self.0.values_mut() {
+            let wait = again.map_or(LOOK, |at| at.saturating_duration_since(now));
+            if wait.is_zero() {
+                *again = None;
+            }
+            next = next.min(wait);
+        }
+        next
+    }
+
+    /// Something has changed: all may be tried again.
+    fn hurry(&mut self) {
+        self.0.values_mut().for_each(|(_, again)| *again = None);
+    }
+}
+
 impl Duty {
-    /// Tells two duties apart.
-    fn subject(&self) -> (u8, Option<AccountId>, u32) {
+    fn subject(&self) -> Subject {
         match self {
             Self::Change(change) => change.subject(),
             Self::HandOver { epoch } => (1, None, *epoch),
@@ -223,7 +262,7 @@ impl Duty {
 }
 
 impl Change {
-    fn subject(&self) -> (u8, Option<AccountId>, u32) {
+    fn subject(&self) -> Subject {
         match self {
             Self::Expire { account } | Self::Remove { account } | Self::SetRole { account, .. } => {
                 (0, Some(*account), 0)
