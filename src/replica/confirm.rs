@@ -236,7 +236,7 @@ impl Shared {
         Ok(out)
     }
 
-    /// Writes what belongs to no entry, durably, and shows it.
+    /// Writes what belongs to no entry, whole and durably, and shows it.
     pub(super) fn write_beside(
         &self,
         body: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<()>,
@@ -244,7 +244,11 @@ impl Shared {
         let writer = self.writer.lock();
         self.is_open()?;
         writer.durable(true)?;
-        writer.run(body)?;
+        writer.run(|conn| {
+            let whole = conn.unchecked_transaction()?;
+            body(&whole)?;
+            whole.commit()
+        })?;
         let _nobody_reads = self.state.write();
         self.pool.advance()
     }

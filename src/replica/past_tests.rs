@@ -219,7 +219,7 @@ fn to_first_layout(file: &std::path::Path, key: &Key) {
              DROP TABLE redirect_log; DROP TABLE checkpoint; DROP TABLE activity; DROP TABLE burst;
              DROP TABLE kept; DROP TABLE thinning; DROP TABLE owed; DROP INDEX node_past_end; DROP INDEX dentry_past_end;
              DROP INDEX extent_past_end; DROP INDEX xattr_past_end;
-             DROP TABLE blob; DROP TABLE loose; DROP TABLE missed; DROP TABLE content_past; DROP TABLE held; DROP INDEX extent_blob; DROP INDEX extent_past_blob;
+             DROP TABLE blob; DROP TABLE handed_over; DROP TABLE loose; DROP TABLE missed; DROP TABLE content_past; DROP TABLE held; DROP INDEX extent_blob; DROP INDEX extent_past_blob;
              ALTER TABLE node DROP COLUMN allocated; ALTER TABLE node_past DROP COLUMN allocated;
              ALTER TABLE dentry_past DROP COLUMN fork; ALTER TABLE log DROP COLUMN clock_ms; PRAGMA user_version=1;",
         )

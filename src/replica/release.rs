@@ -11,7 +11,7 @@
 
 use std::collections::HashSet;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
 use super::ReplicaError;
 use super::flush::put_meta;
@@ -26,10 +26,10 @@ const UNREAD: &str = "unread";
 
 // Of few blobs, whatever there are in all. `CROSS JOIN` has SQLite begin with the table that is named first: left to itself it
 // goes through all blobs and looks for each in the other one, with every entry.
-pub(super) const RELEASABLE: &str = "SELECT l.id, b.size, b.checkpoint FROM loose l CROSS JOIN blob b ON b.id = l.id
+pub(super) const RELEASABLE: &str = "SELECT l.id, b.size FROM loose l CROSS JOIN blob b ON b.id = l.id
      WHERE b.released IS NULL AND NOT EXISTS (SELECT 1 FROM extent WHERE blob = l.id)
      AND NOT EXISTS (SELECT 1 FROM extent_past WHERE blob = l.id)";
-pub(super) const MISSED: &str = "SELECT m.id, b.size, b.checkpoint FROM missed m CROSS JOIN blob b ON b.id = m.id";
+pub(super) const MISSED: &str = "SELECT m.id, b.size FROM missed m CROSS JOIN blob b ON b.id = m.id";
 
 /// Takes note of what an entry adds and releases, after its rows were written; returns how many of the blobs that it
 /// releases are in use.
@@ -44,14 +44,15 @@ pub(super) fn note(conn: &Connection, entry: &Confirmed) -> rusqlite::Result<u64
             _ => None,
         };
         let mut add = conn.prepare_cached(
-            "INSERT INTO blob VALUES (?1, ?2, NULL, ?3)
-             ON CONFLICT (id) DO UPDATE SET size = ?2, released = NULL, checkpoint = coalesce(?3, checkpoint)",
+            "INSERT INTO blob VALUES (?1, ?2, NULL) ON CONFLICT (id) DO UPDATE SET size = ?2, released = NULL",
         )?;
         for blob in &envelope.adds {
             let named = is_named(conn, &blob.id)?;
             // What files consist of is no state that was handed over, whatever somebody says.
-            let of_checkpoint = of_checkpoint.filter(|_| !named);
-            add.execute(params![blob.id.as_bytes(), blob.size_bytes.cast_signed(), of_checkpoint])?;
+            if let Some(epoch) = of_checkpoint.filter(|_| !named) {
+                hand_over(conn, &blob.id, epoch, entry.head.seq)?;
+            }
+            add.execute(params![blob.id.as_bytes(), blob.size_bytes.cast_signed()])?;
             conn.prepare_cached("DELETE FROM missed WHERE id = ?1")?.execute([blob.id.as_bytes()])?;
             if entry.added == Added::Known && !named {
                 conn.prepare_cached("INSERT OR IGNORE INTO loose VALUES (?1)")?.execute([blob.id.as_bytes()])?;
@@ -64,12 +65,13 @@ pub(super) fn note(conn: &Connection, entry: &Confirmed) -> rusqlite::Result<u64
     let mut in_use = 0;
     if let Some(thin) = &entry.thin {
         // Also what was added before blobs were noted: who refers to it must know.
-        let mut release = conn.prepare_cached(
-            "INSERT INTO blob VALUES (?1, ?2, ?3, NULL) ON CONFLICT (id) DO UPDATE SET released = ?3",
-        )?;
+        let mut release =
+            conn.prepare_cached("INSERT INTO blob VALUES (?1, ?2, ?3) ON CONFLICT (id) DO UPDATE SET released = ?3")?;
         let mut settled = conn.prepare_cached("DELETE FROM loose WHERE id = ?1")?;
         for blob in &envelope.releases {
-            if is_shown(conn, &blob.id)? || is_handed_over(conn, &blob.id, &thin.lasting_epochs)? {
+            if is_shown(conn, &blob.id)?
+                || handed_over(conn, &blob.id)?.iter().any(|epoch| thin.lasting_epochs.contains(epoch))
+            {
                 in_use += 1;
                 conn.prepare_cached("INSERT OR IGNORE INTO missed VALUES (?1)")?.execute([blob.id.as_bytes()])?;
             }
@@ -88,7 +90,7 @@ fn note_unadded(conn: &Connection, seq: u64, batch: &Batch, adds: &[BlobRef]) ->
     let mut known: HashSet<BlobId> = adds.iter().map(|blob| blob.id).collect();
     // Not where some were added before any were noted.
     let mut never = conn.prepare_cached(
-        "INSERT OR IGNORE INTO blob SELECT ?1, 0, ?2, NULL WHERE NOT EXISTS (SELECT 1 FROM meta WHERE key = 'blobs_since')",
+        "INSERT OR IGNORE INTO blob SELECT ?1, 0, ?2 WHERE NOT EXISTS (SELECT 1 FROM meta WHERE key = 'blobs_since')",
     )?;
     let mut missed =
         conn.prepare_cached("INSERT OR IGNORE INTO missed SELECT id FROM blob WHERE id = ?1 AND released IS NOT NULL")?;
@@ -118,11 +120,17 @@ fn is_shown(conn: &Connection, blob: &BlobId) -> rusqlite::Result<bool> {
     shown.exists(params![blob.as_bytes(), thin::thinned(conn)?.cast_signed()])
 }
 
-/// It is of a state that was handed over of the beginning of one of these epochs.
-fn is_handed_over(conn: &Connection, blob: &BlobId, epochs: &[u32]) -> rusqlite::Result<bool> {
-    let mut epoch = conn.prepare_cached("SELECT checkpoint FROM blob WHERE id = ?1")?;
-    let epoch: Option<Option<u32>> = epoch.query_row([blob.as_bytes()], |row| row.get(0)).optional()?;
-    Ok(epoch.flatten().is_some_and(|epoch| epochs.contains(&epoch)))
+/// Notes that the blob is of a state of the beginning of `epoch`.
+fn hand_over(conn: &Connection, blob: &BlobId, epoch: u32, seq: u64) -> rusqlite::Result<()> {
+    let mut note = conn.prepare_cached("INSERT OR IGNORE INTO handed_over VALUES (?1, ?2, ?3)")?;
+    note.execute(params![blob.as_bytes(), epoch, seq.cast_signed()]).map(|_| ())
+}
+
+/// The epochs whose beginnings' states the blob is of, if any: nobody's saying so of one takes it from another.
+fn handed_over(conn: &Connection, blob: &BlobId) -> rusqlite::Result<Vec<u32>> {
+    let mut epochs = conn.prepare_cached("SELECT epoch FROM handed_over WHERE id = ?1")?;
+    let epochs = epochs.query_map([blob.as_bytes()], |row| row.get(0))?;
+    epochs.collect()
 }
 
 /// Forgets those that something names, and those that were released or were never noted.
@@ -155,8 +163,8 @@ impl Replica {
                 && let Some(row) = rows.next()?
             {
                 let blob = BlobRef { id: BlobId(row.get(0)?), size_bytes: row.get::<_, i64>(1)?.cast_unsigned() };
-                let of_epoch: Option<u32> = row.get(2)?;
-                if !pending.contains(&blob.id) && of_epoch.is_none_or(|epoch| gone.contains(&epoch)) {
+                if !pending.contains(&blob.id) && handed_over(conn, &blob.id)?.iter().all(|epoch| gone.contains(epoch))
+                {
                     found.push(blob);
                 }
             }
@@ -181,7 +189,8 @@ impl Replica {
     /// # Errors
     /// Those of reading.
     pub fn missed(&self, limit: usize) -> Result<Vec<BlobRef>, ReplicaError> {
-        self.reading(|conn| {
+        let mut stale = Vec::new();
+        let found = self.reading(|conn| {
             let mut statement = conn.prepare_cached(MISSED)?;
             let mut rows = statement.query([])?;
             let mut found = Vec::new();
@@ -190,26 +199,53 @@ impl Replica {
             {
                 let blob = BlobRef { id: BlobId(row.get(0)?), size_bytes: row.get::<_, i64>(1)?.cast_unsigned() };
                 // It may have been overwritten and thinned out since. Of a state that was handed over it does no harm.
-                if row.get::<_, Option<u32>>(2)?.is_some() || is_shown(conn, &blob.id)? {
+                if is_shown(conn, &blob.id)? || !handed_over(conn, &blob.id)?.is_empty() {
                     found.push(blob);
+                } else {
+                    stale.push(blob.id);
                 }
             }
             Ok(found)
-        })
+        })?;
+        if !stale.is_empty() {
+            // Not gone through again: who refers to one of them from now on adds it.
+            self.give_up(&stale)?;
+        }
+        Ok(found)
     }
 
-    /// Some of the state of this epoch's beginning that was handed over last, by the entry at `seq` or before, was released, and
-    /// nobody here can add it again.
+    /// Notes which blobs the state of the beginning of `epoch` refers to that is signed at `seq`.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn note_state(&self, epoch: u32, seq: u64, blobs: &HashSet<BlobId>) -> Result<(), ReplicaError> {
+        self.write_beside(|conn| blobs.iter().try_for_each(|blob| hand_over(conn, blob, epoch, seq)))
+    }
+
+    /// Some of the state that is signed at `seq` was released, and nobody here can add it again.
     ///
     /// # Errors
     /// Those of reading.
-    pub fn lost_state(&self, epoch: u32, seq: u64) -> Result<bool, ReplicaError> {
+    pub fn lost_state(&self, seq: u64) -> Result<bool, ReplicaError> {
         self.reading(|conn| {
             let mut lost = conn.prepare_cached(
-                "SELECT 1 FROM blob b WHERE b.checkpoint = ?1 AND b.released > ?2
-                 AND NOT EXISTS (SELECT 1 FROM missed m WHERE m.id = b.id) LIMIT 1",
+                "SELECT 1 FROM handed_over h CROSS JOIN blob b ON b.id = h.id WHERE h.seq = ?1 AND b.released IS NOT NULL
+                 AND NOT EXISTS (SELECT 1 FROM missed m WHERE m.id = h.id) LIMIT 1",
             )?;
-            lost.exists(params![epoch, seq.cast_signed()])
+            lost.exists([seq.cast_signed()])
+        })
+    }
+
+    /// Whether any entry has added or released the blob; `None` where not all that was is known here.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn heard_of(&self, blob: &BlobId) -> Result<Option<bool>, ReplicaError> {
+        self.reading(|conn| {
+            if meta::<i64>(conn, "blobs_since")?.is_some() || meta::<i64>(conn, UNREAD)?.is_some() {
+                return Ok(None);
+            }
+            conn.prepare_cached("SELECT 1 FROM blob WHERE id = ?1")?.exists([blob.as_bytes()]).map(Some)
         })
     }
 
@@ -219,12 +255,15 @@ impl Replica {
         self.missed(1).is_ok_and(|found| !found.is_empty())
     }
 
-    /// The blob is not to be had here: it is not [`missed`](Self::missed) any more.
+    /// The blobs are not to be had here: they are not [`missed`](Self::missed) any more.
     ///
     /// # Errors
     /// Those of writing.
-    pub fn give_up(&self, blob: &BlobId) -> Result<(), ReplicaError> {
-        self.write_beside(|conn| conn.execute("DELETE FROM missed WHERE id = ?1", [blob.as_bytes()]).map(|_| ()))
+    pub fn give_up(&self, blobs: &[BlobId]) -> Result<(), ReplicaError> {
+        self.write_beside(|conn| {
+            let mut forget = conn.prepare_cached("DELETE FROM missed WHERE id = ?1")?;
+            blobs.iter().try_for_each(|blob| forget.execute([blob.as_bytes()]).map(|_| ()))
+        })
     }
 
     /// Bytes of all blobs that the server keeps for the folder, without those that wait to be removed; `None` where not

@@ -232,6 +232,14 @@ fn the_state_of_an_epochs_beginning_is_kept_while_somebody_may_begin_with_it() {
     replica.apply(&[entry], None).unwrap();
     assert!(replica.releasable(9, &HashSet::from([1, 2])).unwrap().is_empty());
     assert_eq!(replica.releasable(9, &HashSet::from([3])).unwrap(), [blob(1)]);
+    // Somebody says that it is of the state of an epoch that nobody begins with.
+    let mut entry = confirmed(2, BOB, 2, None);
+    entry.envelope.kind = EntryKind::Checkpoint;
+    entry.envelope.body = encode(&Checkpoint { epoch: 1, state: None });
+    entry.envelope.adds = vec![blob(1)];
+    replica.apply(&[entry], None).unwrap();
+    assert!(replica.releasable(9, &HashSet::from([1])).unwrap().is_empty());
+    assert_eq!(replica.releasable(9, &HashSet::from([1, 3])).unwrap(), [blob(1)]);
 }
 
 #[test]
@@ -287,17 +295,19 @@ fn a_state_that_somebody_begins_with_is_in_use_and_what_files_consist_of_is_none
     state.envelope.body = encode(&Checkpoint { epoch: 3, state: None });
     state.envelope.adds = vec![blob(1), blob(2)];
     replica.apply(&[entry, state], None).unwrap();
-    assert_eq!(ids(&replica, "SELECT id FROM blob WHERE checkpoint = 3"), BTreeSet::from([blob(2).id]));
-    let lost = |seq| replica.lost_state(3, seq).unwrap();
+    assert_eq!(ids(&replica, "SELECT id FROM handed_over WHERE epoch = 3 AND seq = 2"), BTreeSet::from([blob(2).id]));
+    let lost = |seq| replica.lost_state(seq).unwrap();
     let mut release = releasing(3, [blob(2).id]);
     release.thin.as_mut().unwrap().lasting_epochs = vec![3];
     replica.apply(&[release], None).unwrap();
     let told = replica.view().warnings(0, 9).unwrap();
     assert!(told.iter().any(|(_, line)| line.what == Happening::ReleasedInUse { blobs: 1 }), "{told:?}");
     assert!(replica.has_missed() && !lost(2), "it may be here");
-    replica.give_up(&blob(2).id).unwrap();
+    replica.give_up(&[blob(2).id]).unwrap();
     assert!(!replica.has_missed() && lost(2));
     assert!(!lost(3), "one that was handed over since has its own");
+    replica.note_state(3, 3, &HashSet::from([blob(2).id])).unwrap();
+    assert!(lost(3), "unless it refers to the same");
     // With an epoch that nobody begins with.
     let mut state = confirmed(4, BOB, 4, None);
     state.envelope.kind = EntryKind::Checkpoint;
@@ -317,7 +327,7 @@ fn a_replica_of_the_layout_before_is_taken_over_and_releases_nothing_from_before
     let db = super::db::open(&dir.path().join("state.db"), &key(), 1024, false).unwrap();
     db.run(|conn| {
         conn.execute_batch(
-            "DROP TABLE blob; DROP TABLE loose; DROP TABLE missed; DROP TABLE content_past; DROP TABLE held; DROP INDEX extent_blob; DROP INDEX extent_past_blob;
+            "DROP TABLE blob; DROP TABLE handed_over; DROP TABLE loose; DROP TABLE missed; DROP TABLE content_past; DROP TABLE held; DROP INDEX extent_blob; DROP INDEX extent_past_blob;
              PRAGMA user_version=6;",
         )
     })

@@ -17,6 +17,7 @@ pub(super) const STATE: &[&str] = &[
     STATE_FORGOTTEN,
     STATE_TOLD,
     STATE_HANDED_OVER,
+    STATE_OF_EPOCHS,
 ];
 
 /// The tables.
@@ -190,6 +191,17 @@ CREATE TABLE held (ino INTEGER PRIMARY KEY, removed_seq INTEGER NOT NULL);
 /// Which blobs are of states that were handed over: few of all.
 const STATE_HANDED_OVER: &str = "
 CREATE INDEX blob_checkpoint ON blob (checkpoint) WHERE checkpoint IS NOT NULL;
+";
+
+/// In place of `blob.checkpoint`: a blob may be of several states. `seq`: the entry that added it for that, or the one that signs
+/// the state that refers to it. What was found true or past saying is compared once more, and what it refers to noted.
+const STATE_OF_EPOCHS: &str = "
+DROP INDEX blob_checkpoint;
+CREATE TABLE handed_over (id BLOB NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (id, epoch, seq)) WITHOUT ROWID;
+CREATE INDEX handed_over_seq ON handed_over (seq);
+INSERT INTO handed_over SELECT id, checkpoint, 0 FROM blob WHERE checkpoint IS NOT NULL;
+ALTER TABLE blob DROP COLUMN checkpoint;
+UPDATE checkpoint SET verdict = 0 WHERE verdict IN (1, 3);
 ";
 
 /// As [`STATE`], of `journal.db`.

@@ -139,7 +139,7 @@ fn a_replica_of_the_layout_before_judges_what_comes_as_the_others_do() {
     let db = super::db::open(&dirs[1].path().join("state.db"), &key(), 1024, false).unwrap();
     db.run(|conn| {
         conn.execute_batch(
-            "DROP TABLE held; DROP INDEX blob_checkpoint; DELETE FROM meta WHERE key IN ('told_ms', 'told_seq'); INSERT INTO thinning VALUES (3, 5);
+            "DROP TABLE held; DROP TABLE handed_over; ALTER TABLE blob ADD COLUMN checkpoint INTEGER; DELETE FROM meta WHERE key IN ('told_ms', 'told_seq'); INSERT INTO thinning VALUES (3, 5);
              PRAGMA user_version=8;",
         )
     })

@@ -4,13 +4,14 @@
 //! A false one is told of, and an admin's client that has found it false hands over a true one. A receiver who meets two
 //! that differ takes neither side: the folder is frozen, for people to decide.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::Event;
 use super::newcomer::what_is_wrong;
-use super::{FetchError, Folder, SyncError};
-use crate::format::{AccountId, CheckpointState};
+use super::{FetchError, Folder, SyncError, reach};
+use crate::format::{AccountId, BlobId, CheckpointState};
 use crate::keyring::{AccountLogs, open_checkpoint};
 use crate::replica::{CheckpointRow, CheckpointVerdict, Compared, Comparison, Happening};
 
@@ -44,6 +45,8 @@ impl Folder {
         if origin.is_some_and(|origin| !origin.complete) {
             return Ok(());
         }
+        // What cannot be had now holds up no other.
+        let mut not_yet = Ok(());
         for row in self.replica.checkpoints()? {
             if row.verdict != CheckpointVerdict::Open {
                 continue;
@@ -52,19 +55,25 @@ impl Folder {
             if origin.is_some_and(|origin| began < origin.seq) {
                 continue;
             }
-            let verdict = match self.compare(began, sealed) {
+            let verdict = match self.compare(&row, began, sealed) {
                 Ok(None) => CheckpointVerdict::True,
                 Ok(Some(what)) => self.caught_false(&row, what),
                 Err(SyncError::Incomparable) => CheckpointVerdict::Unknown,
+                Err(SyncError::PastGone(FetchError::Missing(blob))) if self.replica.heard_of(&blob)? == Some(false) => {
+                    self.caught_false(&row, "it refers to content that no entry added".to_owned())
+                }
                 Err(error) => match what_is_wrong(&error) {
                     Some(what) => self.caught_false(&row, what),
-                    None => return Err(error),
+                    None => {
+                        not_yet = Err(error);
+                        continue;
+                    }
                 },
             };
             self.replica.judge_checkpoint(row.seq, verdict)?;
             self.duties.notify_one();
         }
-        Ok(())
+        not_yet
     }
 
     /// Where the checkpoint's epoch began, and its opened state, or why it does not open; `None` without its key.
@@ -77,7 +86,12 @@ impl Folder {
     }
 
     /// What is false about it, if anything is.
-    fn compare(&self, began: u64, state: Result<CheckpointState, SyncError>) -> Result<Option<String>, SyncError> {
+    fn compare(
+        &self,
+        row: &CheckpointRow,
+        began: u64,
+        state: Result<CheckpointState, SyncError>,
+    ) -> Result<Option<String>, SyncError> {
         let state = state?;
         // Thinned out since: nothing can be said any more.
         let is_there = || Ok::<_, SyncError>(self.replica.moment_after(began)? == began);
@@ -87,25 +101,35 @@ impl Folder {
         if state.seq != began {
             return Ok(Some("it is of another position".to_owned()));
         }
+        // Before they are read: what is not there may have been released.
+        let mut blobs: HashSet<BlobId> = state.pieces.iter().map(|piece| piece.blob).collect();
+        self.replica.note_state(row.epoch, row.seq, &blobs)?;
         let mut comparison = Comparison::new(&self.replica, began);
         self.read_state(&state, |record| Ok(comparison.record(&record)?))?;
         match comparison.finish()? {
             Compared::Different(_) if !is_there()? => Err(SyncError::Incomparable),
             Compared::Different(what) => Ok(Some(what)),
             Compared::Same(pairs) => {
+                blobs.clear();
+                blobs.extend(
+                    pairs.iter().filter(|(own, theirs)| own.blob != theirs.blob).map(|(_, theirs)| theirs.blob),
+                );
+                self.replica.note_state(row.epoch, row.seq, &blobs)?;
+                let mut all = true;
                 for (own, theirs) in &pairs {
-                    let theirs = self.read_extent(theirs)?;
-                    // The own one may be gone for good, or its author's changed client has sealed nothing that opens: then nothing
-                    // can be said.
-                    let own = self.read_extent(own).map_err(|error| match error {
-                        SyncError::PastGone(FetchError::Missing(_)) | SyncError::Damaged(_) => SyncError::Incomparable,
-                        other => other,
-                    })?;
-                    if own != theirs {
-                        return Ok(Some("it has another content of a file".to_owned()));
+                    // The own one may be gone for good, or its author's changed client has sealed nothing that opens; and it may
+                    // have been gone where the state was made. Of that nothing can be said, but of the rest.
+                    match self.read_extent(own) {
+                        Ok(own) if !reach::is_unreadable(theirs) => {
+                            if own != self.read_extent(theirs)? {
+                                return Ok(Some("it has another content of a file".to_owned()));
+                            }
+                        }
+                        Ok(_) | Err(SyncError::PastGone(FetchError::Missing(_)) | SyncError::Damaged(_)) => all = false,
+                        Err(other) => return Err(other),
                     }
                 }
-                Ok(None)
+                if all { Ok(None) } else { Err(SyncError::Incomparable) }
             }
         }
     }

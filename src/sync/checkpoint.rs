@@ -12,9 +12,9 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
-use super::reach::Packer;
+use super::reach::{self, Packer};
 use super::verify::{Chains, Verified};
-use super::{Folder, SyncError};
+use super::{FetchError, Folder, SyncError};
 use crate::crypto::chunk;
 use crate::format::limits::CHECKPOINT_MAX_PIECES;
 use crate::format::{BlobId, BlobRef, Checkpoint, CheckpointState, Extent, KegId, Record, encode};
@@ -54,7 +54,7 @@ impl Folder {
         let counts = |epoch: &u32| {
             let good = there.iter().filter(|row| row.epoch == *epoch && row.verdict != CheckpointVerdict::False);
             let last = good.map(|row| row.seq).max();
-            last.is_some_and(|seq| !self.replica.lost_state(*epoch, seq).is_ok_and(|lost| lost))
+            last.is_some_and(|seq| !self.replica.lost_state(seq).is_ok_and(|lost| lost))
         };
         // Of what was thinned out nobody has the state. It lasts while a member begins with it, so none waits for it.
         let is_there = |number: &u32| {
@@ -176,11 +176,18 @@ impl Maker<'_> {
             if !self.pack.fits(extent.len as usize) {
                 self.close_pack()?;
             }
-            let bytes = self.folder.read_extent(extent)?;
-            let fresh = self.pack.add(extent.offset, &bytes)?;
             let record = self.waiting.len() - 1;
-            self.waiting[record].1[index] = fresh;
-            self.packed.push((record, index));
+            match self.folder.read_extent(extent) {
+                Ok(bytes) => {
+                    self.waiting[record].1[index] = self.pack.add(extent.offset, &bytes)?;
+                    self.packed.push((record, index));
+                }
+                // So it is for everybody, and the rest of the folder is not.
+                Err(SyncError::PastGone(FetchError::Missing(_)) | SyncError::Damaged(_)) => {
+                    self.waiting[record].1[index] = reach::unreadable(extent);
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }

@@ -180,11 +180,15 @@ impl Session {
         }
         let folder = Arc::clone(folder);
         let handed = self.timed(HAND_OVER, "handing over the folder's present state", async move {
-            let due = folder.checkpoint_due(&*folder.verified.lock().await);
-            match due {
-                Some(epoch) => folder.hand_over(epoch).await,
-                None => Ok(()),
-            }
+            // It goes on when nobody waits any more: what was sent of it is of use then.
+            let handing = tokio::spawn(async move {
+                let due = folder.checkpoint_due(&*folder.verified.lock().await);
+                match due {
+                    Some(epoch) => folder.hand_over(epoch).await,
+                    None => Ok(()),
+                }
+            });
+            handing.await.map_err(|_| SyncError::Closed)?
         });
         handed.map_err(|error| SyncError::AddedOnly { name, error: Box::new(error) })
     }

@@ -38,15 +38,20 @@ impl Folder {
         open_extent(extent, &blob)
     }
 
+    /// A blob of this disk, whole. Blocks.
+    pub(super) fn own(&self, id: &BlobId) -> Option<Bytes> {
+        let bytes = self.local.read(id).ok().filter(|bytes| verified::blob_id(bytes) == *id.as_bytes());
+        bytes.map(Bytes::from)
+    }
+
     /// A blob that was released, from here or from the server; `None` where that has removed it and it is not here either.
     /// Blocks.
     ///
     /// # Errors
     /// Where the server cannot be asked now.
     pub(super) fn own_or_fetched(&self, id: &BlobId) -> Result<Option<Bytes>, SyncError> {
-        match self.local.read(id) {
-            Ok(bytes) if verified::blob_id(&bytes) == *id.as_bytes() => return Ok(Some(bytes.into())),
-            _ => {}
+        if let Some(own) = self.own(id) {
+            return Ok(Some(own));
         }
         match self.fetch_until(id, deadline(PATIENCE)) {
             Ok(bytes) => Ok(Some(bytes)),
@@ -68,6 +73,17 @@ impl Folder {
         self.local.sync_spool(&[*id])?;
         Ok(Some(BlobRef { id: *id, size_bytes: bytes.len() as u64 }))
     }
+}
+
+/// What stands for an extent that nobody could read when it was to be sealed anew: it takes its place and opens nothing.
+/// Whatever key it had would still open what others may have kept of the chunk.
+pub(super) fn unreadable(extent: &Extent) -> Extent {
+    Extent { chunk_len: extent.len, chunk_skip: 0, key: [0; 32], ..extent.clone() }
+}
+
+/// The extent is one of [`unreadable`].
+pub(super) fn is_unreadable(extent: &Extent) -> bool {
+    extent.key == [0; 32]
 }
 
 /// The bytes of an extent of `blob`.

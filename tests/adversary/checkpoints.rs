@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 
 use kegfs::crypto::chunk::{ChunkKey, seal_into};
 use kegfs::crypto::verified;
-use kegfs::format::{BlobId, BlobRef, Checkpoint, CheckpointState, Extent, Record, Role, encode};
+use kegfs::format::{BlobId, BlobRef, Checkpoint, CheckpointState, Extent, KegId, OpKind, Record, Role, encode};
 use kegfs::keyring::{Author, FolderState, seal_checkpoint};
 use kegfs::remote::{Call, Fault, Remote, RemoteError};
 use kegfs::replica::{CheckpointVerdict, Happening, ReplicaError};
 use kegfs::sync::{Event, Folder, History, SyncError};
+use kegfs::sys::random;
 
+use crate::cheat::Shadow;
 use crate::sync_support::hoard::wait;
 use crate::sync_support::lived::*;
 use crate::sync_support::*;
@@ -20,6 +22,19 @@ fn epoch(folder: &Folder) -> u32 {
 
 /// Appends a checkpoint of the beginning of `epoch` in alice's name that says what `change` makes of the true state.
 fn forge(pair: &Pair, epoch: u32, change: impl Fn(&mut Vec<Record>, &mut u64)) -> u64 {
+    forge_where(pair, epoch, true, |records, seq| {
+        records.iter_mut().for_each(|record| {
+            if let Record::Extents { extents, .. } = record {
+                extents.retain(Extent::is_whole);
+            }
+        });
+        records.retain(|record| !matches!(record, Record::Extents { extents, .. } if extents.is_empty()));
+        change(records, seq);
+    })
+}
+
+/// The same with all extents. Where it is not `there`, the state is nowhere.
+fn forge_where(pair: &Pair, epoch: u32, there: bool, change: impl Fn(&mut Vec<Record>, &mut u64)) -> u64 {
     let (db, replica) = (pair.ours.id(), &pair.ours.replica);
     let authors = replica.authors().unwrap().into_iter();
     let authors =
@@ -32,12 +47,6 @@ fn forge(pair: &Pair, epoch: u32, change: impl Fn(&mut Vec<Record>, &mut u64)) -
         Ok::<_, ReplicaError>(())
     };
     replica.export(seq, keep).unwrap();
-    records.iter_mut().for_each(|record| {
-        if let Record::Extents { extents, .. } = record {
-            extents.retain(Extent::is_whole);
-        }
-    });
-    records.retain(|record| !matches!(record, Record::Extents { extents, .. } if extents.is_empty()));
     change(&mut records, &mut seq);
     let mut plain = Vec::new();
     for record in &records {
@@ -48,8 +57,11 @@ fn forge(pair: &Pair, epoch: u32, change: impl Fn(&mut Vec<Record>, &mut u64)) -
     let (key, mut sealed) = (ChunkKey::random(), Vec::new());
     seal_into(&key, &plain, &mut sealed).unwrap();
     let (blob, len) = (BlobId(verified::blob_id(&sealed)), plain.len() as u32);
-    let adds = vec![BlobRef { id: blob, size_bytes: sealed.len() as u64 }];
-    wait(pair.alice.network.put_blob(db, blob, sealed.into())).unwrap();
+    let mut adds = vec![];
+    if there {
+        adds.push(BlobRef { id: blob, size_bytes: sealed.len() as u64 });
+        wait(pair.alice.network.put_blob(db, blob, sealed.into())).unwrap();
+    }
     let key = *key.as_bytes();
     let piece = Extent { offset: 0, len, blob, blob_offset: 0, chunk_len: len, chunk_skip: 0, key };
     let state = CheckpointState { seq, records: records.len() as u64, pieces: vec![piece] };
@@ -104,6 +116,80 @@ fn row_32_forged_checkpoint() {
     let again = pair.theirs.replica.checkpoints().unwrap();
     assert_eq!(again.len(), 2);
     assert_eq!(again.iter().filter(|row| row.verdict == CheckpointVerdict::False).count(), 1);
+}
+
+#[test]
+fn row_32_a_state_that_is_nowhere_hides_no_false_one_and_keeps_nobody_waiting() {
+    let pair = lived_in();
+    let heard = events(&pair.bob);
+    let carol = Person::join(&pair.kegd, "carol");
+    pair.alice.network.script(Call::PutBlob, 0, 1, Fault::Fail(RemoteError::Protocol("no".to_owned())));
+    let added = pair.alice.session().add_member_with(&pair.ours, carol.id, Role::Editor, History::None);
+    assert!(matches!(added, Err(SyncError::AddedOnly { .. })), "{added:?}");
+    let nowhere = forge_where(&pair, epoch(&pair.ours), false, |_, _| {});
+    let hers = carol.folder("acme");
+    eventually("a true one is handed over, and carol begins", || hers.catch_up_blocking(PATIENCE).is_ok());
+    assert_eq!(tree(&hers), tree(&pair.theirs));
+    let forged = forge(&pair, epoch(&pair.ours), renamed);
+    eventually("bob is told of both", || told_of(&heard, nowhere) && told_of(&heard, forged));
+}
+
+/// Posts a file of an editor that consists of a part of a chunk that opens with no key.
+fn unreadable(pair: &Pair, editor: &Shadow, name: &[u8]) {
+    let keg = KegId(random::array());
+    let mut extents = seal(&pair.theirs, b"nobody will read this");
+    let blob = extents[0].blob;
+    let bytes = pair.theirs.local.read(&blob).unwrap();
+    let adds = [BlobRef { id: blob, size_bytes: bytes.len() as u64 }];
+    wait(editor.remote.put_blob(pair.ours.id(), blob, bytes.into())).unwrap();
+    extents[0].key[0] ^= 1;
+    (extents[0].chunk_skip, extents[0].len) = (1, extents[0].len - 1);
+    let size = u64::from(extents[0].len);
+    let content = OpKind::Content { keg, truncate: Some(0), holes: vec![], extents, size, mtime_ns: 0 };
+    let batch =
+        editor.forged(&editor.batch(vec![create(keg, name), content]), |envelope| envelope.adds = adds.to_vec());
+    editor.post(&batch, &[]).unwrap();
+}
+
+#[test]
+fn row_07_a_file_that_opens_nowhere_keeps_no_newcomer_waiting_and_hides_no_false_state() {
+    let pair = Pair::new();
+    let mut dave = Person::join(&pair.kegd, "dave");
+    pair.alice.session().add_member(&pair.ours, dave.id, Role::Editor).unwrap();
+    let editor = Shadow::of(&pair.kegd, &dave, &dave.folder("acme"));
+    dave.lock();
+    unreadable(&pair, &editor, b"broken");
+    pair.ours.catch_up_blocking(PATIENCE).unwrap();
+    write(&pair.ours, "plan.txt", b"meet at ten");
+    pair.settle();
+    let carol = Person::join(&pair.kegd, "carol");
+    let heard = events(&pair.bob);
+    let hers = add(&pair, &carol, History::None);
+    hers.catch_up_blocking(PATIENCE).unwrap();
+    assert_eq!(read(&hers, "plan.txt").unwrap(), b"meet at ten");
+    assert!(names(&hers).contains(&"broken".to_owned()));
+    let verdicts = || pair.theirs.replica.checkpoints().unwrap().into_iter().map(|row| row.verdict).collect::<Vec<_>>();
+    eventually("bob has compared what can be", || verdicts() == [CheckpointVerdict::Unknown]);
+    // Other bytes for everything, the broken file first.
+    let forged = forge_where(&pair, epoch(&pair.ours), true, |records, _| {
+        let state = &pair.ours;
+        for record in records.iter_mut() {
+            if let Record::Extents { extents, .. } = record {
+                for extent in extents {
+                    let fresh = seal(state, &vec![b'x'; extent.len as usize]).remove(0);
+                    let bytes = state.local.read(&fresh.blob).unwrap();
+                    wait(pair.alice.network.put_blob(state.id(), fresh.blob, bytes.into())).unwrap();
+                    *extent = Extent { offset: extent.offset, ..fresh };
+                }
+            }
+        }
+    });
+    eventually("bob is told", || told_of(&heard, forged));
+    assert_eq!(
+        heard().iter().filter(|event| matches!(event, Event::FalseCheckpoint { .. })).count(),
+        1,
+        "and of none other"
+    );
 }
 
 #[test]
