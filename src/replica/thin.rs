@@ -269,7 +269,8 @@ impl State {
 }
 
 impl Shared {
-    /// Removes what is owed, if nothing here needs it, in a transaction of its own: it is owed until it is done.
+    /// Removes what is owed, if nothing here needs it (own work made on it is pending, a program has it open), in a transaction of its
+    /// own: it is owed until it is done, and looked at with each entry.
     pub(super) fn sweep(&self, writer: &Db) -> Result<(), ReplicaError> {
         let due = writer.run(|conn| {
             let owed = conn.prepare_cached("SELECT 1 FROM owed LIMIT 1")?.exists([])?
@@ -316,17 +317,6 @@ impl Replica {
                 open.remove(&ino);
             }
         }
-    }
-
-    /// Removes what thinning has left to remove and could not: own work was pending that was made on it, or a program had it
-    /// open.
-    ///
-    /// # Errors
-    /// Those of writing.
-    pub fn sweep(&self) -> Result<(), ReplicaError> {
-        let writer = self.shared().writer.lock();
-        self.shared().is_open()?;
-        self.shared().sweep(&writer)
     }
 
     /// How much of the past is left.
