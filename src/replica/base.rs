@@ -359,9 +359,16 @@ impl Base<'_> {
         })
     }
 
-    /// The attributes that an author knew of the file, as far as they are in the log; `None` where it was not there, or
-    /// had been removed up to the horizon.
-    pub(super) fn known_attributes(&self, ino: u64, known: &Known<'_>) -> Result<Option<Attributes>, ReplicaError> {
+    /// The attributes that an author knew of the file, as far as they are in the log, and those that the log gives it
+    /// today; `None` where it was not there, or had been removed up to the horizon.
+    ///
+    /// Both from the rows: a cached node is the one from before the transaction, which may have applied other entries
+    /// already.
+    pub(super) fn known_attributes(
+        &self,
+        ino: u64,
+        known: &Known<'_>,
+    ) -> Result<Option<(Attributes, Attributes)>, ReplicaError> {
         let own = self.cache.devices.known(known.device).unwrap_or(-1);
         let ino = ino.cast_signed();
         let seq = |seq: u64| i64::try_from(seq).unwrap_or(i64::MAX);
@@ -385,7 +392,8 @@ impl Base<'_> {
                     attributes.take_changes(&before, &after);
                 }
             }
-            Ok(Some(attributes))
+            let Some((today, _)) = attributes_at(conn, ino, i64::MAX)? else { return Ok(None) };
+            Ok(Some((attributes, today)))
         })
     }
 

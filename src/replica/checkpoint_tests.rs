@@ -93,9 +93,9 @@ fn log(entries: &[Entry]) -> (Vec<Confirmed>, Vec<u64>) {
 }
 
 /// Everything that is shown: by path, attributes, extended attributes, content and id.
-type Shown = BTreeMap<Vec<u8>, (Node, Vec<Xattr>, Vec<Extent>)>;
+pub(super) type Shown = BTreeMap<Vec<u8>, (Node, Vec<Xattr>, Vec<Extent>)>;
 
-fn shown(replica: &Replica) -> (Shown, Option<String>, (u64, u64)) {
+pub(super) fn shown(replica: &Replica) -> (Shown, Option<String>, (u64, u64)) {
     fn walk(view: &View<'_>, ino: u64, path: &[u8], into: &mut Shown) {
         let node = view.node(ino).unwrap().unwrap();
         let xattrs = view.xattrs(ino).unwrap();

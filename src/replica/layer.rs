@@ -217,13 +217,13 @@ impl Store for Layer<'_> {
         let of = |node: &Node, xattrs: Vec<Xattr>| Attributes::of(node, xattrs.into_iter().collect());
         let now = self.node(known.keg)?.unwrap_or_else(Node::root);
         let now = of(&now, self.xattrs(known.keg)?);
-        let stored = match self.base_node(known.keg)? {
-            Some(row) if !self.overlay.forgotten.contains(known.keg) => row,
+        let ino = match self.base_node(known.keg)? {
+            Some(row) if !self.overlay.forgotten.contains(known.keg) => row.node.ino,
             _ => return Ok(now),
         };
-        let Some(mut attributes) = self.base.known_attributes(stored.node.ino, &known)? else { return Ok(now) };
-        // What lies in an overlay is by one device, the one that asks: see the callers of `apply` in this room.
-        attributes.take_changes(&of(&stored.node, self.base.xattrs(stored.node.ino)?), &now);
+        let Some((mut attributes, stored)) = self.base.known_attributes(ino, &known)? else { return Ok(now) };
+        // What differs from the rows is by one device, the one that asks: see the callers of `apply` in this room.
+        attributes.take_changes(&stored, &now);
         Ok(attributes)
     }
 

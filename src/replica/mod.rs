@@ -66,6 +66,8 @@ pub use types::{
 pub use view::View;
 
 #[cfg(test)]
+mod agree_tests;
+#[cfg(test)]
 mod checkpoint_tests;
 #[cfg(test)]
 mod model_tests;
