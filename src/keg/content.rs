@@ -18,10 +18,11 @@ pub(super) struct Change<'a> {
 /// The keg that the author's operation on `keg` is for: the conflict sibling while the author had not seen the conflict,
 /// and that one's own where it has lost too.
 pub(super) fn redirected<S: Store>(store: &S, context: &Context, keg: &KegId, base: u64) -> Result<KegId, S::Error> {
-    let mut keg = *keg;
-    // Ends: a sibling is younger than what it is of.
-    while let Some(redirect) = store.redirect(&context.device, &keg)?.filter(|redirect| base < redirect.seq) {
-        keg = redirect.to;
+    // A sibling is made of a change that it lost against, and loses against later ones only: positions rise on the way. To
+    // ask for that ends it whatever the store holds.
+    let (mut keg, mut after) = (*keg, base);
+    while let Some(redirect) = store.redirect(&context.device, &keg)?.filter(|redirect| after < redirect.seq) {
+        (keg, after) = (redirect.to, redirect.seq);
         if !context.parts_versions() {
             break;
         }

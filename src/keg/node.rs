@@ -118,7 +118,8 @@ pub struct Dentry {
 pub struct Redirect {
     /// The sibling.
     pub to: KegId,
-    /// Position of that change: operations with `base` at or above it are for the keg itself again.
+    /// Position of that change: operations with `base` at or above it are for the keg itself again. Below those of the
+    /// sibling's own redirects.
     pub seq: u64,
 }
 

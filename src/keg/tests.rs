@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use crate::format::limits::SUITE;
 use crate::format::{BlobId, DeviceId, Extent, KegId, NodeKind, Op, OpKind};
 
-use super::{Applied, Context, MemStore, PENDING_SEQ, Store, apply};
+use super::{Applied, Context, MemStore, PENDING_SEQ, Redirect, Store, apply};
 
 const AT: i64 = 1_795_446_240_000_000_000; // 2026-11-23 15:04 UTC
 const ALICE: DeviceId = DeviceId([0xa; 32]);
@@ -229,6 +229,23 @@ fn a_version_that_lost_twice_is_one_file_however_often_its_author_saves_it() {
     assert_eq!([bobs, siblings, mine], [200, 201, 302].map(|blob| vec![extent(0, 10, blob).blob]));
     let tags = [keg(1), sibling, second].map(|keg| store.xattrs(&keg).len());
     assert_eq!((tags, names(&store, KegId::ROOT).len()), ([0, 0, 1], 3));
+}
+
+#[test]
+fn versions_that_lost_in_a_circle_are_not_followed_for_ever() {
+    let mut store = MemStore::default();
+    for id in [1, 2] {
+        apply(&mut store, &context(1, BOB), &op(0, file(id, &id.to_string()))).unwrap();
+        let circle = Redirect { to: keg(3 - id), seq: u64::from(id) + 1 };
+        store.set_redirect(&ALICE, &keg(id), circle).unwrap();
+    }
+    for kind in [overwrite(keg(1), 5), set_mode(keg(1), 0o600), set_xattr(keg(1), 7)] {
+        assert_eq!(apply(&mut store, &context(4, ALICE), &op(1, kind)), Ok(Applied::Done));
+    }
+    assert_eq!(
+        (version(&store, "1"), blob_at(&store, "2")),
+        ((extent(0, 10, 5).blob, 0o600, 7u32.to_be_bytes().into()), vec![])
+    );
 }
 
 #[test]

@@ -277,6 +277,7 @@ fn what_is_no_tree_is_not_taken_in_and_leaves_nothing() {
         wanted: None,
         placed: WrittenStamp { seq, device: 0 },
     };
+    let lost = |of: u32, to: u32, seq: u64| Record::Redirect { device: BOB, keg: keg(of), to: keg(to), seq };
     let bad: &[(&str, Vec<Record>)] = &[
         ("a cycle", vec![node(20, 3), node(21, 3), name(keg(20), "x", keg(21), 1), name(keg(21), "y", keg(20), 1)]),
         ("no name", vec![node(20, 2)]),
@@ -292,6 +293,9 @@ fn what_is_no_tree_is_not_taken_in_and_leaves_nothing() {
         ("the same id twice", vec![Record::Removed { kegs: vec![keg(1)] }]),
         ("content beyond the end", vec![Record::Extents { keg: keg(1), extents: vec![extent(5, 9, 1)] }]),
         ("content over content", vec![Record::Extents { keg: keg(1), extents: vec![extent(1, 1, 1)] }]),
+        ("a version that lost against itself", vec![lost(1, 1, 3)]),
+        ("versions that lost in a circle", vec![lost(1, 2, 3), lost(2, 1, 4)]),
+        ("a version that lost before it was made", vec![lost(1, 2, 4), lost(2, 9, 4)]),
         ("content of a directory", vec![Record::Extents { keg: keg(9), extents: vec![extent(0, 1, 1)] }]),
     ];
     for (what, more) in bad {

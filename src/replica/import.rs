@@ -2,7 +2,7 @@
 //!
 //! The log is verified from its first entry all the same; up to the checkpoint's position its batches are passed over.
 //! Then the state comes in, in one transaction, and is checked to be a tree that the rules could have led to, since one
-//! that is not (a cycle of directories, say) could keep every later operation from ending.
+//! that is not (a cycle of directories, say, or of lost versions) could keep every later operation from ending.
 //!
 //! Where history begins is noted before anything is applied past that position: see [`Replica::set_origin`].
 
@@ -479,5 +479,9 @@ const FAULTS: &[(&str, &str)] = &[
            SELECT 1 UNION SELECT d.child FROM tree t JOIN dentry d ON d.parent = t.ino
            JOIN node c ON c.ino = d.child AND c.kind = 1) SELECT count(*) FROM tree)",
         "directories that are not in the tree",
+    ),
+    (
+        "SELECT count(*) FROM redirect a JOIN redirect b ON b.device = a.device AND b.keg = a.target WHERE b.seq <= a.seq",
+        "versions that lost before they were made",
     ),
 ];

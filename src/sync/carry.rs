@@ -300,9 +300,10 @@ impl Carrier<'_> {
         let OpKind::Content { truncate, holes, extents, size, mtime_ns, .. } = &op.kind else { return Ok(()) };
         let device = self.folder.device;
         let replica = &self.folder.replica;
-        let mut to = keg;
-        while let Some(redirect) = replica.sequenced_redirect(&device, &to)?.filter(|next| op.base < next.seq) {
-            to = redirect.to;
+        // As the rules do it: positions rise.
+        let (mut to, mut after) = (keg, op.base);
+        while let Some(redirect) = replica.sequenced_redirect(&device, &to)?.filter(|next| after < next.seq) {
+            (to, after) = (redirect.to, redirect.seq);
         }
         if to != keg {
             // It is for the sibling, which somebody may have removed.
