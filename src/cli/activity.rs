@@ -142,8 +142,8 @@ fn text(what: &Happening) -> String {
              them sends them again; ask, and consider kegfs member remove"
         ),
         Happening::ContentLost { blobs } => format!(
-            "{blobs} pieces of content that unsent work here refers to were removed while this machine was away, and cannot be \
-             read any more: kegfs history shows older versions of the files"
+            "{blobs} pieces of content that unsent work here refers to cannot be read: removed while this machine was away, or never \
+             stored so that they can be opened; kegfs history shows older versions of the files"
         ),
         Happening::FalseAccount { what } => what.clone(),
         Happening::Stalled { reason } => {

@@ -314,7 +314,7 @@ pub enum Happening {
         #[n(0)]
         blobs: u64,
     },
-    /// Content that own unsent work refers to was removed while this machine was away.
+    /// Content that own unsent work refers to was removed while this machine was away, or does not open with its key.
     #[n(44)]
     ContentLost {
         /// How many blobs.

@@ -136,7 +136,7 @@ struct Carrier<'a> {
     again: Vec<BlobRef>,
     /// Blobs that need not be looked at any more.
     known: HashSet<BlobId>,
-    /// Blobs that nobody has any more.
+    /// Blobs that nobody has any more, and pieces that do not open.
     lost: u64,
     /// Brought back by an operation before.
     revived: HashSet<KegId>,
@@ -369,8 +369,9 @@ impl Carrier<'_> {
                     all[index] = pack.add(extent.offset, &bytes)?;
                     packed.push(index);
                 }
-                // Unreadable, which is what it is; the key would still open what others may have kept of the chunk.
-                Err(SyncError::PastGone(FetchError::Missing(_))) => {
+                // Unreadable, which is what it is; the key would still open what others may have kept of the chunk. So is
+                // what its author never sealed: that is no reason to keep what this user does from the others.
+                Err(SyncError::PastGone(FetchError::Missing(_)) | SyncError::Damaged(_)) => {
                     all[index] = Extent { chunk_len: extent.len, chunk_skip: 0, key: [0; 32], ..extent.clone() };
                     self.lost += 1;
                 }

@@ -272,6 +272,40 @@ fn of_a_piece_of_which_a_copy_has_a_part_only_the_own_store_and_the_server_count
     assert!(copy.size == 17 && there.iter().all(|extent| extent.key == [0; 32]), "{}", there.len());
 }
 
+/// A member's client can name a key that opens nothing; that is not what others' work waits for.
+#[test]
+fn work_that_repeats_a_part_of_what_opens_for_nobody_arrives_and_it_is_said() {
+    let pair = Pair::new();
+    let keg = KegId(random::array());
+    let bytes = b"what alice's client seals falsely. ".repeat(100);
+    let mut extents = seal(&pair.ours, &bytes);
+    extents[0].key = random::array();
+    let (size, mtime_ns) = (bytes.len() as u64, clock::unix_nanos());
+    let content = OpKind::Content { keg, truncate: Some(0), holes: vec![], extents, size, mtime_ns };
+    for kind in [create(keg, b"false"), content] {
+        pair.ours.replica.submit(kind, clock::unix_nanos()).unwrap();
+    }
+    pair.settle();
+    let copy = KegId(random::array());
+    let there = pair.theirs.replica.view().lookup(ROOT_INO, b"false").unwrap().unwrap();
+    let extents = pair.theirs.replica.view().extents(there.ino, 0, 99).unwrap();
+    let extents: Vec<_> = extents.iter().filter_map(|extent| extent.clip(0, 99)).collect();
+    let content = OpKind::Content { keg: copy, truncate: Some(0), holes: vec![], extents, size: 99, mtime_ns };
+    for kind in [create(copy, b"copy"), content] {
+        pair.theirs.replica.submit(kind, clock::unix_nanos()).unwrap();
+    }
+    write(&pair.theirs, "more", b"and goes on");
+    eventually("bob's work is there", || pair.theirs.status().pending_ops == 0);
+    pair.settle();
+    assert_eq!(read(&pair.ours, "more").unwrap(), b"and goes on");
+    let told = pair.theirs.replica.view().warnings(0, 9).unwrap();
+    let lost = kegfs::replica::Happening::ContentLost { blobs: 1 };
+    assert!(told.iter().any(|(_, line)| line.what == lost), "{told:?}");
+    let copy = pair.ours.replica.view().lookup(ROOT_INO, b"copy").unwrap().unwrap();
+    let there = pair.ours.replica.view().extents(copy.ino, 0, 99).unwrap();
+    assert!(copy.size == 99 && there.len() == 1 && there[0].key == [0; 32], "it opens nothing: {}", there.len());
+}
+
 #[test]
 fn what_only_another_member_has_is_sent_by_that_member() {
     let pair = Pair::on(Kegd::start_with(at_once()));
