@@ -36,6 +36,12 @@ impl Context {
         self.suite >= 2
     }
 
+    /// A conflict name stands for the wanted one in what its own author did before having seen it. Logs of suite 1 have
+    /// been applied with anybody's standing for it, for ever.
+    fn finds_own(&self) -> bool {
+        self.suite >= 2
+    }
+
     /// The node was removed before the horizon.
     pub(super) fn hides(&self, node: &Node) -> bool {
         node.removed.as_ref().is_some_and(|removed| removed.stamp.seq <= self.horizon)
@@ -351,16 +357,30 @@ impl<S: Store> Tree<'_, S> {
     /// The dentry that the author means by `parent/name`: the keg under that name, or under the name that a conflict
     /// gave it instead of that one. Not where someone else has put it there meanwhile, be it after moving it away: an
     /// operation that was void when its author looked stays void.
+    ///
+    /// Only the author's own conflict names are meant, and only until the author had seen them: whoever sees such a name
+    /// uses it, and whoever has not seen another's did not know that the keg is there.
     fn find(&self, parent: &KegId, name: &[u8], keg: &KegId) -> Result<Option<Dentry>, S::Error> {
+        let seen = |dentry: &Dentry| !self.context.unseen(&dentry.placed, self.base);
         let there = self.store.dentry(parent, name)?.filter(|dentry| dentry.keg == *keg);
-        let found = match there {
-            Some(dentry) => Some(dentry),
-            None => {
-                let mut others = self.store.dentries_of(keg)?.into_iter();
-                others.find(|dentry| dentry.parent == *parent && dentry.wanted.as_deref() == Some(name))
-            }
-        };
-        Ok(found.filter(|dentry| !self.context.unseen(&dentry.placed, self.base)))
+        if !self.context.finds_own() {
+            let found = match there {
+                Some(dentry) => Some(dentry),
+                None => {
+                    let mut others = self.store.dentries_of(keg)?.into_iter();
+                    others.find(|dentry| dentry.parent == *parent && dentry.wanted.as_deref() == Some(name))
+                }
+            };
+            return Ok(found.filter(seen));
+        }
+        if let Some(dentry) = there.filter(seen) {
+            return Ok(Some(dentry));
+        }
+        let own = |dentry: &Dentry| dentry.placed.device == self.context.device && dentry.placed.seq > self.base;
+        let meant = |dentry: &Dentry| dentry.parent == *parent && dentry.wanted.as_deref() == Some(name) && own(dentry);
+        let candidates = self.store.dentries_of(keg)?.into_iter().filter(meant);
+        // Cookies are local.
+        Ok(candidates.max_by(|one, other| (one.placed.seq, &other.name).cmp(&(other.placed.seq, &one.name))))
     }
 
     /// The directory, brought back if it was removed; `None` if there never was such a directory.

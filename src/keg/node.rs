@@ -106,7 +106,8 @@ pub struct Dentry {
     /// interrupted goes on behind the cookie it has reached. A name whose node is replaced keeps it, unless the node has
     /// several names.
     pub cookie: u64,
-    /// The name that was asked for, where a conflict gave another: later operations of the same author still use it.
+    /// The name that was asked for, where a conflict gave another: operations of the same device still use it, until it
+    /// has seen what became of the name.
     pub wanted: Option<Vec<u8>>,
     /// Who put the name there, at which position: an operation by someone who had not seen that is not about this name.
     pub placed: Stamp,

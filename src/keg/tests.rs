@@ -418,6 +418,65 @@ fn saving_twice_by_rename_after_a_lost_name_replaces_the_own_version() {
     assert_eq!(store.dentry(&KegId::ROOT, b"doc").unwrap().unwrap().keg, keg(9));
 }
 
+/// What is under `x` of those who have seen that it is also under a conflict name is the name itself.
+#[test]
+fn who_means_a_name_that_is_gone_does_not_mean_a_conflict_name_that_it_had() {
+    const CAROL: DeviceId = DeviceId([0xc; 32]);
+    let conflict = "x (conflict, bob's desk, 2026-11-23 15.04)".to_owned();
+    let replace = rename(3, "tmp", KegId::ROOT, "x", Some(1));
+    let mut exchange = replace.clone();
+    if let OpKind::Rename { exchange, .. } = &mut exchange {
+        *exchange = true;
+    }
+    let late: &[(OpKind, &[&str])] = &[
+        (unlink(1, KegId::ROOT, "x"), &["tmp"]),
+        (rename(1, "x", KegId::ROOT, "y", None), &["tmp"]),
+        (replace, &["x"]),
+        (exchange, &["tmp"]),
+    ];
+    for (device, suite) in [(ALICE, SUITE), (BOB, SUITE), (CAROL, SUITE), (ALICE, 1)] {
+        for (late, left) in late {
+            let mut store = MemStore::default();
+            for ((device, base, kind), seq) in [
+                (ALICE, 0, file(2, "x")),
+                (BOB, 0, file(1, "x")), // the conflict
+                (BOB, 2, file(3, "tmp")),
+                (CAROL, 3, unlink(2, KegId::ROOT, "x")),
+                (CAROL, 4, OpKind::Link { keg: keg(1), parent: KegId::ROOT, name: "x".into() }),
+                (CAROL, 5, unlink(1, KegId::ROOT, "x")),
+                (device, 5, late.clone()),
+            ]
+            .into_iter()
+            .zip(1..)
+            {
+                apply(&mut store, &Context { suite, ..context(seq, device) }, &op(base, kind)).unwrap();
+            }
+            let mut expected: Vec<_> = left.iter().map(|name| (*name).to_owned()).collect();
+            expected.push(conflict.clone());
+            expected.sort();
+            let names = names(&store, KegId::ROOT);
+            let there = store.dentry(&KegId::ROOT, conflict.as_bytes()).unwrap();
+            let stays = names == expected && there.is_some_and(|there| there.keg == keg(1));
+            assert_eq!(stays, suite > 1, "{late:?} by {device:?} in suite {suite}: {names:?}");
+        }
+    }
+}
+
+#[test]
+fn the_author_of_a_conflict_means_it_by_the_wanted_name_wherever_another_has_put_the_file() {
+    let link = |name: &str| OpKind::Link { keg: keg(1), parent: KegId::ROOT, name: name.into() };
+    let (store, applied) = play(&[
+        (ALICE, 0, file(1, "f")),
+        (ALICE, 1, file(2, "x")),
+        (BOB, 1, link("x")), // the conflict
+        (ALICE, 3, unlink(2, KegId::ROOT, "x")),
+        (ALICE, 4, link("x")),
+        (BOB, 1, unlink(1, KegId::ROOT, "x")),
+    ]);
+    assert_eq!(applied[5], Applied::Done);
+    assert_eq!(names(&store, KegId::ROOT), ["f", "x"]);
+}
+
 #[test]
 fn different_attributes_merge_and_of_the_same_the_later_wins() {
     let set = |mode, mtime_ns| OpKind::SetAttr { keg: keg(1), mode, uid: None, gid: None, atime_ns: None, mtime_ns };

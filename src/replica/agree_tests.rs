@@ -112,6 +112,58 @@ proptest! {
         }
         agrees(&replica, &log);
     }
+
+    /// What somebody has pending gets cookies that no other replica knows. Nothing hangs on them.
+    #[test]
+    fn names_are_the_same_whatever_was_pending_on_the_way(
+        steps in prop::collection::vec((0u8..8, 0u8..5, 0u32..2, [0u8..3, 0u8..3], 0u8..6), 4..40),
+    ) {
+        let dir = tempdir();
+        let replica = open(dir.path());
+        let mut log = entries(&[(BOB, 0, file(keg(1), "a")), (CAROL, 1, file(keg(2), "b"))]);
+        replica.apply(&log, None).unwrap();
+        let (mut fresh, mut sent, mut counter) = (2, 0, 5);
+        for (who, what, number, names, age) in steps {
+            let id = keg(number + 1);
+            let [name, new_name] = names.map(|name| vec![b'a' + name]);
+            let (parent, new_parent) = (KegId::ROOT, KegId::ROOT);
+            let kind = match what {
+                0 | 1 => OpKind::Link { keg: id, parent, name },
+                2 => {
+                    fresh += 1;
+                    create(keg(fresh), parent, &name, NodeKind::File)
+                }
+                3 => OpKind::Rename { keg: id, parent, name, new_parent, new_name, target: None, exchange: false },
+                _ => OpKind::Unlink { keg: id, parent, name },
+            };
+            let head = log.len() as u64;
+            let op = op(head.saturating_sub(age.into()), kind);
+            match who {
+                0..3 => drop(replica.submit_based(op).unwrap()),
+                3 => send(&replica, &mut log, &mut sent),
+                _ => {
+                    counter += 1;
+                    let device = [BOB, CAROL][usize::from(who % 2)];
+                    log.push(confirmed(head + 1, device, counter, Some(vec![op])));
+                    replica.apply(&log[log.len() - 1..], None).unwrap();
+                }
+            }
+        }
+        send(&replica, &mut log, &mut sent);
+        agrees(&replica, &log);
+    }
+}
+
+/// What is pending comes into the log.
+fn send(replica: &Replica, log: &mut Vec<Confirmed>, sent: &mut u64) {
+    replica.flush(false).unwrap();
+    let pending = replica.pending(usize::MAX, usize::MAX);
+    let Some(last) = pending.last() else { return };
+    *sent += 1;
+    replica.stage(staged(*sent, last.number)).unwrap();
+    let ops = pending.iter().map(|pending| (*pending.op).clone()).collect();
+    log.push(confirmed(log.len() as u64 + 1, ALICE, *sent, Some(ops)));
+    replica.apply(&log[log.len() - 1..], None).unwrap();
 }
 
 /// The replica shows what the model makes of the log.
@@ -122,5 +174,39 @@ fn agrees(replica: &Replica, log: &[Confirmed]) {
         assert_eq!(&keg::Node { ino: node.ino, ..there.clone() }, node);
         assert_eq!(view.xattrs(there.ino).unwrap(), expected.xattrs(&node.keg));
         assert_eq!(view.extents(there.ino, 0, 100).unwrap(), expected.extents(&node.keg));
+        let mut names: Vec<_> = view.names(there.ino).unwrap().into_iter().map(|name| name.name).collect();
+        names.sort();
+        let dentries = expected.dentries().filter(|dentry| dentry.keg == node.keg);
+        assert_eq!(names, dentries.map(|dentry| dentry.name.clone()).collect::<Vec<_>>(), "{:?}", node.keg);
     }
+}
+
+/// A link that was pending keeps the place in listings that it had on its own machine, which is before that of a link by
+/// somebody else that the log has before it.
+#[test]
+fn a_removal_of_a_name_that_is_gone_takes_no_conflict_name_on_any_replica() {
+    let link = || OpKind::Link { keg: keg(1), parent: KegId::ROOT, name: b"x".to_vec() };
+    let log = entries(&[
+        (BOB, 0, file(keg(1), "f")),
+        (CAROL, 1, file(keg(2), "x")),
+        (BOB, 1, link()),
+        (ALICE, 1, link()),
+        (CAROL, 4, unlink(keg(2), "x")),
+        (CAROL, 5, link()),
+        (CAROL, 6, unlink(keg(1), "x")),
+        (BOB, 6, unlink(keg(1), "x")),
+    ]);
+    let (ours, theirs) = (tempdir(), tempdir());
+    let (ours, theirs) = (open(ours.path()), open(theirs.path()));
+    theirs.apply(&log, None).unwrap();
+    ours.apply(&log[..1], None).unwrap();
+    ours.submit_based(op(1, link())).unwrap();
+    ours.flush(false).unwrap();
+    ours.apply(&log[1..2], None).unwrap();
+    ours.apply(&log[2..3], None).unwrap();
+    ours.stage(staged(1, ours.pending(9, usize::MAX)[0].number)).unwrap();
+    ours.apply(&log[3..], None).unwrap();
+    assert_eq!(ours.pending_counts().pending, 0);
+    let all = ["f", "x (conflict, laptop 0a, 2026-11-23 15.04)", "x (conflict, laptop 0b, 2026-11-23 15.04)"];
+    assert_eq!((names(&ours), names(&theirs)), (all.map(String::from).to_vec(), all.map(String::from).to_vec()));
 }
