@@ -12,7 +12,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::reach::Packer;
+use super::reach::{self, Packer};
 use super::{FetchError, Folder, SyncError};
 use crate::format::limits::BATCH_MAX_OPS;
 use crate::format::{BlobId, BlobRef, Extent, KegId, NodeKind, Op, OpKind, encode};
@@ -369,10 +369,9 @@ impl Carrier<'_> {
                     all[index] = pack.add(extent.offset, &bytes)?;
                     packed.push(index);
                 }
-                // Unreadable, which is what it is; the key would still open what others may have kept of the chunk. So is
-                // what its author never sealed: that is no reason to keep what this user does from the others.
+                // So it is for everybody: no reason to keep what this user does from the others.
                 Err(SyncError::PastGone(FetchError::Missing(_)) | SyncError::Damaged(_)) => {
-                    all[index] = Extent { chunk_len: extent.len, chunk_skip: 0, key: [0; 32], ..extent.clone() };
+                    all[index] = reach::unreadable(extent);
                     self.lost += 1;
                 }
                 Err(error) => return Err(error),
