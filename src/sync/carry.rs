@@ -309,26 +309,29 @@ impl Carrier<'_> {
             // It is for the sibling, which somebody may have removed.
             self.revive(op, &to)?;
         }
-        let diverted = to != keg || self.diverted.get(&keg).is_some_and(|first| op.base < *first);
+        let diverted = self.diverted.get(&to).is_some_and(|first| op.base < *first);
         let extents = self.whole(extents)?;
         let change = |truncate: Option<u64>, holes: Vec<_>, extents: Vec<Extent>| Op {
             kind: OpKind::Content { keg, truncate, holes, extents, size: *size, mtime_ns: *mtime_ns },
             ..op.clone()
         };
-        if !diverted && let Some(node) = self.hidden(&keg)? {
+        if to == keg
+            && !diverted
+            && let Some(node) = self.hidden(&keg)?
+        {
             if let Some(removed) = &node.removed {
                 self.revive(op, &removed.parent.clone())?;
             }
             self.revive_one(op, node, *truncate != Some(0))?;
-        } else if !diverted && *truncate != Some(0) && !self.revived.contains(&keg) {
-            let node = replica.sequenced_node(&keg)?;
+        } else if !diverted && *truncate != Some(0) && !self.revived.contains(&to) {
+            let node = replica.sequenced_node(&to)?;
             let unseen = node.filter(|node| node.content.seq > op.base && node.content.device != device);
             let first = match unseen {
                 Some(node) => replica.first_unseen_content(node.ino, op.base, &device)?,
                 None => None,
             };
             if let Some((first, (_, before))) = first {
-                self.diverted.insert(keg, first);
+                self.diverted.insert(to, first);
                 if first <= self.horizon {
                     let mut all = lay_over(before, *truncate, holes, &extents);
                     all.retain_mut(|extent| match extent.clip(0, *size) {

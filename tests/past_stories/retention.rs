@@ -147,6 +147,39 @@ fn work_from_before_a_thinning_arrives_whole_at_everybody() {
     assert_eq!(moments(&pair.theirs), moments(&pair.ours));
 }
 
+/// Bob goes on writing to the version that he knew, which has lost, and lost again before he has sent all of it.
+#[test]
+fn work_on_a_version_that_lost_twice_from_before_a_change_of_the_key_arrives_whole_at_everybody() {
+    let pair = Pair::new();
+    write(&pair.ours, "log", b"known by bob, 30 characters...");
+    pair.settle();
+    let (keg, known) = (keg_of(&pair.theirs, "log"), pair.theirs.replica.head().seq);
+    write(&pair.ours, "log", b"alice's");
+    pair.settle();
+    patch_based(&pair.theirs, keg, 0, b"FIRST", 30, known);
+    pair.settle();
+    let lost = names(&pair.ours).into_iter().find(|name| name.starts_with("log (conflict, bob")).unwrap();
+    assert_eq!(read(&pair.ours, &lost).unwrap(), b"FIRST by bob, 30 characters...");
+    pair.bob.network.set_offline(true);
+    eventually("bob is offline", || !pair.theirs.online());
+    for (offset, bytes) in [(9, &b"BOB"[..]), (14, b"40")] {
+        patch_based(&pair.theirs, keg, offset, bytes, 30, known);
+    }
+    pair.theirs.replica.flush(true).unwrap();
+    write(&pair.ours, &lost, b"alice wrote to bob's version, which now has 50 characters");
+    sync(&pair.ours);
+    pair.alice.session().rotate(&pair.ours).unwrap();
+    pair.bob.network.set_offline(false);
+    eventually("bob's work is there", || pair.theirs.online() && pair.theirs.status().pending_ops == 0);
+    pair.settle();
+    let shown = tree(&pair.ours);
+    assert_eq!(tree(&pair.theirs), shown);
+    assert_eq!((shown.len(), shown["log"].as_slice()), (3, &b"alice's"[..]));
+    assert_eq!(shown[&lost], b"alice wrote to bob's version, which now has 50 characters");
+    let (_, second) = shown.iter().find(|(name, _)| *name != "log" && **name != lost).unwrap();
+    assert_eq!(String::from_utf8_lossy(second), "FIRST by BOB, 40 characters...");
+}
+
 #[test]
 fn what_a_new_member_begins_with_lasts_until_nobody_begins_with_it() {
     let pair = Pair::new();

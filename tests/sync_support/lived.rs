@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use kegfs::format::{KegId, NodeKind, OpKind, Role};
+use kegfs::format::{KegId, NodeKind, Op, OpKind, Role};
 use kegfs::keg::ROOT_INO;
 use kegfs::keyring::KeyRing;
 use kegfs::sync::{Folder, History};
@@ -19,10 +19,16 @@ pub fn keg_of(folder: &Folder, name: &str) -> KegId {
 pub fn patch(folder: &Folder, name: &str, offset: u64, bytes: &[u8]) {
     let keg = keg_of(folder, name);
     let size = folder.replica.view().node_of(&keg).unwrap().unwrap().size;
+    patch_based(folder, keg, offset, bytes, size, folder.replica.head().seq);
+}
+
+/// The same, on an earlier version, which had `size` bytes.
+pub fn patch_based(folder: &Folder, keg: KegId, offset: u64, bytes: &[u8], size: u64, base: u64) {
     let mut extents = seal(folder, bytes);
     extents.iter_mut().for_each(|extent| extent.offset += offset);
-    let kind = OpKind::Content { keg, truncate: None, holes: vec![], extents, size, mtime_ns: clock::unix_nanos() };
-    folder.replica.submit(kind, clock::unix_nanos()).unwrap();
+    let at_ns = clock::unix_nanos();
+    let kind = OpKind::Content { keg, truncate: None, holes: vec![], extents, size, mtime_ns: at_ns };
+    folder.replica.submit_based(Op { base, at_ns, kind }).unwrap();
 }
 
 pub fn remove(folder: &Folder, name: &str) {
