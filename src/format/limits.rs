@@ -16,6 +16,9 @@ pub const BLOB_MAX_BYTES: usize = 4_325_376;
 pub const ENTRY_MAX_BYTES: usize = 1024 * 1024;
 /// Operations of one batch.
 pub const BATCH_MAX_OPS: usize = 8192;
+/// Encoded operations that a member puts into one entry, so also the longest that it makes. With padding (at most 12 %) and the
+/// list of blobs that stays below [`ENTRY_MAX_BYTES`]. Who reads takes what comes.
+pub const BATCH_MAX_BYTES: usize = 768 * 1024;
 /// Blobs that one entry may add or release (each list).
 pub const ENTRY_MAX_BLOBS: usize = 4096;
 /// Positions that one thinning of the past names as kept: with the blobs that it may release it fits an entry. The rule of

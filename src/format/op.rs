@@ -5,9 +5,12 @@ use std::fmt;
 use minicbor::{Decode, Encode};
 
 use super::limits::{
-    BATCH_MAX_OPS, BLOB_MAX_BYTES, CHUNK_MAX_BYTES, FILE_MAX_BYTES, LABEL_MAX_BYTES, XATTR_VALUE_MAX_BYTES,
+    BATCH_MAX_BYTES, BATCH_MAX_OPS, BLOB_MAX_BYTES, CHUNK_MAX_BYTES, FILE_MAX_BYTES, LABEL_MAX_BYTES,
+    XATTR_VALUE_MAX_BYTES,
 };
-use super::{BlobId, FormatError, KegId, check_name, check_suite, check_symlink_target, check_xattr_name, decode};
+use super::{
+    BlobId, FormatError, KegId, check_name, check_suite, check_symlink_target, check_xattr_name, decode, encode,
+};
 
 /// What a keg is in the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
@@ -389,6 +392,24 @@ impl Batch {
 }
 
 impl Op {
+    /// As [`Self::check`], for who makes it: it must also fit an entry, or it could never be sent, nor what comes after it.
+    pub fn check_own(&self) -> Result<(), FormatError> {
+        /// Encoded, with every number in it at its longest.
+        const RANGE: usize = 19;
+        const EXTENT: usize = 100;
+        self.check()?;
+        match &self.kind {
+            OpKind::Content { holes, extents, .. }
+                if holes.len() * RANGE + extents.len() * EXTENT > BATCH_MAX_BYTES / 2
+                    && encode(self).len() > BATCH_MAX_BYTES =>
+            {
+                Err(FormatError::OutOfBounds("operation"))
+            }
+            // Nothing else has more than two names, a target or a value.
+            _ => Ok(()),
+        }
+    }
+
     /// Checks names, sizes and extents against the limits.
     pub fn check(&self) -> Result<(), FormatError> {
         let name_ok = |name: &[u8]| check_name(name).map_err(|_| FormatError::OutOfBounds("file name"));

@@ -515,7 +515,7 @@ impl Shared {
             _ => None,
         };
         let mut op = Op { base: base.unwrap_or(0), at_ns, kind };
-        op.check()?;
+        op.check_own()?;
         let submitted = {
             let mut state = self.state.write();
             if state.closed {

@@ -116,6 +116,7 @@ impl Replica {
             device: self.params().device,
             plan: RestorePlan::default(),
             removals: Vec::new(),
+            times: Vec::new(),
             taken: HashSet::new(),
             placed: HashSet::new(),
             used: HashMap::new(),
@@ -124,9 +125,8 @@ impl Replica {
         if !planner.whole(path)? {
             return Ok(None);
         }
-        let Planner { mut plan, removals, .. } = planner;
-        plan.ops.extend(removals);
-        Ok(Some(plan))
+        planner.finish();
+        Ok(Some(planner.plan))
     }
 }
 
@@ -164,6 +164,9 @@ struct Planner<'a> {
     plan: RestorePlan,
     /// Done last: what is moved away from a directory goes before the directory is removed.
     removals: Vec<OpKind>,
+    /// Directories whose names are led back, with the time of today and that of then. Set when all else is done: each name
+    /// that is given or taken moves the time of its directory.
+    times: Vec<(KegId, Option<i64>, i64)>,
     /// Names of today that the plan moves away.
     taken: HashSet<(KegId, Vec<u8>)>,
     /// Names that the plan leaves with what belongs there.
@@ -341,20 +344,25 @@ impl Planner<'_> {
         if !here.empty {
             self.later_names(here, &names)?;
         }
-        // Placing names has moved the time of the directory.
-        if let (Some(then), Some(now)) = (self.past.node(then)?, self.replica.view().node(here.ino)?)
-            && (here.empty || now.mtime_ns != then.mtime_ns)
-        {
-            self.plan.ops.push(OpKind::SetAttr {
-                keg: here.keg,
-                mode: None,
-                uid: None,
-                gid: None,
-                atime_ns: None,
-                mtime_ns: Some(then.mtime_ns),
-            });
+        if let Some(then) = self.past.node(then)? {
+            // What is made anew has no inode yet, and is of the time at which it is made.
+            let now = self.replica.view().node(here.ino)?.map(|now| now.mtime_ns);
+            self.times.push((here.keg, now, then.mtime_ns));
         }
         Ok(())
+    }
+
+    /// What must come last.
+    fn finish(&mut self) {
+        self.plan.ops.append(&mut self.removals);
+        let touched: HashSet<KegId> = self.plan.ops.iter().flat_map(directories).collect();
+        for (keg, now, then) in self.times.drain(..) {
+            if now != Some(then) || touched.contains(&keg) {
+                let mtime_ns = Some(then);
+                let (mode, uid, gid, atime_ns) = (None, None, None, None);
+                self.plan.ops.push(OpKind::SetAttr { keg, mode, uid, gid, atime_ns, mtime_ns });
+            }
+        }
     }
 
     fn later_names(&mut self, here: &Here, names: &HashSet<Vec<u8>>) -> Result<(), ReplicaError> {
@@ -523,7 +531,9 @@ impl Planner<'_> {
         });
         self.note(Step::MadeAnew, here.path_of(name), then);
         // No inode has this number.
-        let made = Node { keg, ino: 0, size: then.target.len() as u64, mtime_ns: self.way.at_ns, ..then.clone() };
+        let made = Node { keg, ino: 0, size: then.target.len() as u64, ..then.clone() };
+        // Those of its making.
+        let made = Node { atime_ns: self.way.at_ns, mtime_ns: self.way.at_ns, ..made };
         self.settle(then, &made)?;
         Ok(here.within(&made, name, true))
     }
@@ -550,6 +560,19 @@ impl Planner<'_> {
         }
         self.replica.view().lookup(here.ino, name)
     }
+}
+
+/// Directories in which an operation of a plan gives or takes a name.
+fn directories(kind: &OpKind) -> impl Iterator<Item = KegId> + use<> {
+    let (one, other) = match kind {
+        OpKind::Create { parent, .. }
+        | OpKind::Link { parent, .. }
+        | OpKind::Unlink { parent, .. }
+        | OpKind::Restore { parent, .. } => (Some(*parent), None),
+        OpKind::Rename { parent, new_parent, .. } => (Some(*parent), Some(*new_parent)),
+        _ => (None, None),
+    };
+    one.into_iter().chain(other)
 }
 
 /// Something of the one sort can become the other by a change of content and attributes.

@@ -20,22 +20,19 @@ use super::event::Event;
 use super::member::{Command, Work};
 use super::newborn::Ready;
 use super::{Folder, SyncError};
-use crate::format::limits::BATCH_MAX_OPS;
+use crate::format::limits::{BATCH_MAX_BYTES, BATCH_MAX_OPS};
 use crate::format::{BlobId, BlobRef, NodeKind, OpKind, Role};
 use crate::replica::Pending;
 use crate::sys::clock;
 
 /// Blobs on their way at once: enough to keep a fast network busy, and bounds the memory to 4 × 4.2 MiB.
 const PARALLEL: usize = 4;
-/// Encoded operations of one entry. With padding (at most 12 %) and the list of blobs this stays below the 1 MiB that
-/// an entry may have.
-const BATCH_BYTES: usize = 768 * 1024;
-/// Blobs of one entry, for the same reason: 2,048 references are 80 KiB.
+/// Blobs of one entry, so that it stays below the 1 MiB that it may have: 2,048 references are 80 KiB.
 const BATCH_BLOBS: usize = 2048;
 /// How far ahead of the entries blobs are looked for.
 const AHEAD_OPS: usize = 2 * BATCH_MAX_OPS;
 /// See [`AHEAD_OPS`].
-const AHEAD_BYTES: usize = 4 * BATCH_BYTES;
+const AHEAD_BYTES: usize = 4 * BATCH_MAX_BYTES;
 /// How long the first operation after a quiet time waits for company. Saving a file is several operations within a
 /// few milliseconds; a person notices nothing below 100.
 const GROUP_DELAY: Duration = Duration::from_millis(15);
@@ -249,7 +246,7 @@ impl Uploader {
                 front.want(blob.id, blob.size_bytes, &self.flying);
             }
         }
-        let most = self.folder.replica.pending(BATCH_MAX_OPS, BATCH_BYTES).len();
+        let most = self.folder.replica.pending(BATCH_MAX_OPS, BATCH_MAX_BYTES).len();
         let mut open = true;
         let ahead = self.folder.replica.pending(AHEAD_OPS, AHEAD_BYTES);
         self.folder.let_filled_go(&ahead);

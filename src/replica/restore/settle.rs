@@ -9,6 +9,8 @@ use crate::replica::ReplicaError;
 
 /// Extents of one operation: about 450 KiB encoded, so that it fits an entry.
 const OP_EXTENTS: usize = 4096;
+/// Holes of one operation: at most 80 KiB encoded, beside those extents.
+const OP_HOLES: usize = 4096;
 
 impl Planner<'_> {
     /// As [`Self::settle`], telling of it.
@@ -32,9 +34,10 @@ impl Planner<'_> {
         }
         let mtime = then.mtime_ns != now.mtime_ns && !then.is_directory();
         let (mode, uid, gid) = (new(then.mode, now.mode), new(then.uid, now.uid), new(then.gid, now.gid));
-        if mode.is_some() || uid.is_some() || gid.is_some() || mtime {
+        let atime_ns = new(then.atime_ns, now.atime_ns);
+        if mode.is_some() || uid.is_some() || gid.is_some() || atime_ns.is_some() || mtime {
             let mtime_ns = mtime.then_some(then.mtime_ns);
-            self.plan.ops.push(OpKind::SetAttr { keg: now.keg, mode, uid, gid, atime_ns: None, mtime_ns });
+            self.plan.ops.push(OpKind::SetAttr { keg: now.keg, mode, uid, gid, atime_ns, mtime_ns });
         }
         let had: HashMap<_, _> = self.past.xattrs(then.ino)?.into_iter().collect();
         let has: HashMap<_, _> = self.replica.view().xattrs(now.ino)?.into_iter().collect();
@@ -80,15 +83,17 @@ impl Planner<'_> {
             // before it: a change of all, whatever that was.
             (truncate, holes, put) = (Some(0), Vec::new(), had);
         }
-        let mut parts = put.chunks(OP_EXTENTS);
-        let first = parts.next().unwrap_or_default().to_vec();
         let (keg, size, mtime_ns) = (now.keg, then.size, then.mtime_ns);
-        self.plan.ops.push(OpKind::Content { keg, truncate, holes, extents: first, size, mtime_ns });
-        for part in parts {
-            let extents = part.to_vec();
-            self.plan.ops.push(OpKind::Content { keg, truncate: None, holes: Vec::new(), extents, size, mtime_ns });
+        let (mut punched, mut placed) = (holes.chunks(OP_HOLES), put.chunks(OP_EXTENTS));
+        loop {
+            let (holes, extents) =
+                (punched.next().unwrap_or_default().to_vec(), placed.next().unwrap_or_default().to_vec());
+            // Only the first cuts: the others come after it.
+            self.plan.ops.push(OpKind::Content { keg, truncate: truncate.take(), holes, extents, size, mtime_ns });
+            if punched.len() == 0 && placed.len() == 0 {
+                return Ok(true);
+            }
         }
-        Ok(true)
     }
 }
 
