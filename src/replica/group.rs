@@ -3,7 +3,8 @@
 //! Who plans a restoration reads thousands of rows, for seconds in a large folder, while others and programs on this machine
 //! go on. A [`Basis`] remembers where the reading began, so that nothing which came since is overwritten unseen: what others
 //! wrote makes a conflict, since the operations are based on that position; content that this machine wrote would make none,
-//! so the group is refused then ([`ReplicaError::Overtaken`]), and planned again.
+//! so the group is refused then ([`ReplicaError::Overtaken`]), and planned again. That holds for what a program has written
+//! and the mounted view still keeps in memory too: it would come into the queue after the group, with a length from before it.
 //!
 //! Must not know what is planned.
 
@@ -38,11 +39,17 @@ impl Drop for Basis<'_> {
     }
 }
 
+/// Says of which files content is kept in memory that the queue does not have yet; `None`: it cannot tell now. Asked while
+/// the state is locked, so it must not wait for anybody who may be reading this replica.
+pub type Unflushed<'a> = dyn Fn() -> Option<HashSet<KegId>> + 'a;
+
 /// What a group came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Grouped {
     /// Versions and names that stand beside what others have made meanwhile, under a conflict name.
     pub beside: u64,
+    /// Operations that did nothing, since others have changed meanwhile what they are about.
+    pub void: u64,
 }
 
 impl Replica {
@@ -62,7 +69,13 @@ impl Replica {
     /// # Errors
     /// As [`Replica::submit`]. [`ReplicaError::Overtaken`] and those of the format's limits before anything is done; else
     /// what was done before it stays.
-    pub fn submit_all(&self, basis: &Basis<'_>, kinds: Vec<OpKind>, at_ns: i64) -> Result<Grouped, ReplicaError> {
+    pub fn submit_all(
+        &self,
+        basis: &Basis<'_>,
+        kinds: Vec<OpKind>,
+        at_ns: i64,
+        unflushed: &Unflushed<'_>,
+    ) -> Result<Grouped, ReplicaError> {
         let shared = self.shared();
         shared.journal_works()?;
         let mut changes = Vec::new();
@@ -73,11 +86,11 @@ impl Replica {
             if state.closed {
                 return Err(ReplicaError::Closed);
             }
-            if overtaken(&state, basis, &kinds) {
+            if overtaken(&state, basis, &kinds, unflushed) {
                 return Err(ReplicaError::Overtaken);
             }
             let ops: Vec<Op> = kinds.into_iter().map(|kind| Op { base: basis.seq, at_ns, kind }).collect();
-            ops.iter().try_for_each(Op::check)?;
+            ops.iter().try_for_each(Op::check_own)?;
             let tools = shared.tools();
             for op in ops {
                 let (kind, applied) = match state.submit(&tools, op.clone(), &Fresh) {
@@ -88,7 +101,9 @@ impl Replica {
                     }
                 };
                 grouped.beside += u64::from(matches!(applied, Applied::Renamed(_) | Applied::Sibling(_)));
-                told(&state, &tools, &kind, &applied, &mut changes)?;
+                grouped.void += u64::from(applied == Applied::Nothing);
+                // It is queued, and what follows belongs to it.
+                result = result.and(told(&state, &tools, &kind, &applied, &mut changes));
             }
         }
         shared.signal.wake();
@@ -98,16 +113,18 @@ impl Replica {
 }
 
 /// Content that one of the operations takes away was written here since, or is about to be.
-fn overtaken(state: &State, basis: &Basis<'_>, kinds: &[OpKind]) -> bool {
+fn overtaken(state: &State, basis: &Basis<'_>, kinds: &[OpKind], unflushed: &Unflushed<'_>) -> bool {
     let Some(written) = state.written_since.get(&basis.number) else { return true };
-    kinds.iter().any(|kind| {
-        let keg = match kind {
-            OpKind::Content { keg, .. } | OpKind::Unlink { keg, .. } => Some(keg),
-            OpKind::Rename { target, .. } => target.as_ref(),
-            _ => None,
-        };
-        keg.is_some_and(|keg| written.contains(keg) || state.queue.is_reserved(keg))
-    })
+    let mut taken = kinds.iter().filter_map(|kind| match kind {
+        OpKind::Content { keg, .. } | OpKind::Unlink { keg, .. } => Some(keg),
+        OpKind::Rename { target, .. } => target.as_ref(),
+        _ => None,
+    });
+    if taken.clone().next().is_none() {
+        return false;
+    }
+    let Some(unflushed) = unflushed() else { return true };
+    taken.any(|keg| written.contains(keg) || state.queue.is_reserved(keg) || unflushed.contains(keg))
 }
 
 /// Adds what callbacks are to be told of an operation.

@@ -51,7 +51,7 @@ pub use account_store::{AccountStore, FolderRecord};
 pub use activity::{Activity, Happening};
 pub use error::ReplicaError;
 pub use export::{Compared, Comparison};
-pub use group::{Basis, Grouped};
+pub use group::{Basis, Grouped, Unflushed};
 pub use import::{CheckpointRow, CheckpointVerdict, Import, Origin};
 pub use past::Past;
 pub use replica::{Replica, Submitted};

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use proptest::prelude::*;
 
@@ -13,7 +13,9 @@ use crate::format::*;
 use crate::keg::{Node, ROOT_INO};
 
 /// What somebody who looks sees at one path.
-type Seen = (NodeKind, u16, Vec<Extent>, u64, Vec<Xattr>, Vec<u8>, Vec<Vec<u8>>);
+type Seen = (NodeKind, u16, Vec<Extent>, u64, Vec<Xattr>, Vec<u8>, Vec<Vec<u8>>, Times);
+/// Of access and modification.
+type Times = (i64, i64);
 type Tree = BTreeMap<Vec<Vec<u8>>, Seen>;
 
 /// Reads of a moment or of today.
@@ -28,7 +30,16 @@ impl Look for Past<'_> {
     }
     fn seen(&self, node: &Node) -> Seen {
         let extents = self.extents(node.ino, 0, u64::MAX).unwrap();
-        (node.kind, node.mode, extents, node.size, self.xattrs(node.ino).unwrap(), node.target.clone(), Vec::new())
+        (
+            node.kind,
+            node.mode,
+            extents,
+            node.size,
+            self.xattrs(node.ino).unwrap(),
+            node.target.clone(),
+            Vec::new(),
+            times(node),
+        )
     }
 }
 
@@ -39,8 +50,21 @@ impl Look for Replica {
     fn seen(&self, node: &Node) -> Seen {
         let view = self.view();
         let extents = view.extents(node.ino, 0, u64::MAX).unwrap();
-        (node.kind, node.mode, extents, node.size, view.xattrs(node.ino).unwrap(), node.target.clone(), Vec::new())
+        (
+            node.kind,
+            node.mode,
+            extents,
+            node.size,
+            view.xattrs(node.ino).unwrap(),
+            node.target.clone(),
+            Vec::new(),
+            times(node),
+        )
     }
+}
+
+fn times(node: &Node) -> Times {
+    (node.atime_ns, node.mtime_ns)
 }
 
 fn tree(look: &dyn Look) -> Tree {
@@ -88,12 +112,17 @@ fn planned(replica: &Replica, basis: &Basis<'_>, seq: u64, at: &str, later: Late
 fn restore(replica: &Replica, seq: u64, at: &str, later: Later, first: u32) -> RestorePlan {
     let basis = replica.basis();
     let plan = planned(replica, &basis, seq, at, later, first).unwrap();
-    assert_eq!(replica.submit_all(&basis, plan.ops.clone(), AT).unwrap(), Grouped::default());
+    assert_eq!(submit(replica, &basis, plan.ops.clone()).unwrap(), Grouped::default());
     plan
 }
 
+fn submit(replica: &Replica, basis: &Basis<'_>, ops: Vec<OpKind>) -> Result<Grouped, ReplicaError> {
+    replica.submit_all(basis, ops, AT + 1000, &|| Some(HashSet::new()))
+}
+
+/// Each entry is of a time of its own.
 fn apply(replica: &Replica, seq: u64, ops: Vec<OpKind>) {
-    let ops = ops.into_iter().map(|kind| op(seq - 1, kind)).collect();
+    let ops = ops.into_iter().map(|kind| Op { at_ns: AT + seq as i64, ..op(seq - 1, kind) }).collect();
     replica.apply(&[confirmed(seq, BOB, seq, Some(ops))], None).unwrap();
 }
 
@@ -128,6 +157,8 @@ proptest! {
         let expected = tree(&replica.at(then).unwrap());
         let plan = restore(&replica, then, "", Later::Remove, 1_000_000);
         prop_assert_eq!(&tree(&*replica), &expected, "{:?}", plan.ops);
+        let root_then = replica.at(then).unwrap().node(ROOT_INO).unwrap().unwrap();
+        prop_assert_eq!(replica.view().node(ROOT_INO).unwrap().unwrap().mtime_ns, root_then.mtime_ns);
         if confirm && !plan.ops.is_empty() {
             confirm_all(&replica, head + 1, 1);
             prop_assert_eq!(&tree(&*replica), &expected);
@@ -488,7 +519,7 @@ fn what_others_write_while_a_restoration_is_planned_is_not_overwritten_and_not_m
         let told = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
         let kept = std::sync::Arc::clone(&told);
         replica.on_change(move |changes| kept.lock().extend_from_slice(changes));
-        assert_eq!(replica.submit_all(&basis, plan.ops, AT).unwrap(), Grouped { beside: 1 });
+        assert_eq!(submit(&replica, &basis, plan.ops).unwrap(), Grouped { beside: 1, void: 0 });
         let check = |when: &str| {
             assert_eq!(extents(&replica, "plan.txt"), written, "{when}");
             let names = names(&replica);
@@ -514,7 +545,7 @@ fn what_others_have_written_to_meanwhile_is_not_removed_with_what_came_later() {
     let basis = replica.basis();
     let plan = planned(&replica, &basis, 1, "", Later::Remove, 100).unwrap();
     apply(&replica, 3, vec![patch()]);
-    replica.submit_all(&basis, plan.ops, AT).unwrap();
+    assert_eq!(submit(&replica, &basis, plan.ops).unwrap(), Grouped { beside: 0, void: 1 });
     assert_eq!(names(&replica), ["first", "later"]);
     confirm_all(&replica, 4, 1);
     assert_eq!(names(&replica), ["first", "later"]);
@@ -544,18 +575,114 @@ fn what_is_written_here_while_a_restoration_is_planned_has_it_planned_again() {
         let seen = replica.pending_counts().pending;
         write();
         let pending = replica.pending_counts().pending.max(seen);
-        assert!(matches!(replica.submit_all(&basis, plan.ops, AT), Err(ReplicaError::Overtaken)));
+        assert!(matches!(submit(&replica, &basis, plan.ops), Err(ReplicaError::Overtaken)));
         assert!(replica.pending_counts().pending <= pending, "nothing of it was done");
     }
     // What is still being sealed comes before it in the log.
     let (basis, slot) = (replica.basis(), replica.reserve(keg(1)).unwrap());
     let plan = planned(&replica, &basis, 1, "plan.txt", Later::Keep, 100).unwrap();
-    assert!(matches!(replica.submit_all(&basis, plan.ops, AT), Err(ReplicaError::Overtaken)));
+    assert!(matches!(submit(&replica, &basis, plan.ops), Err(ReplicaError::Overtaken)));
     replica.fill(slot, None).unwrap();
     // Other files do not matter.
     let basis = replica.basis();
     let plan = planned(&replica, &basis, 1, "plan.txt", Later::Keep, 100).unwrap();
     replica.submit(content(keg(5), vec![extent(0, 5, 7)], 8), AT).unwrap();
-    assert_eq!(replica.submit_all(&basis, plan.ops, AT).unwrap(), Grouped::default());
+    assert_eq!(submit(&replica, &basis, plan.ops).unwrap(), Grouped::default());
     assert_eq!(extents(&replica, "plan.txt"), old);
+}
+
+/// What a program has written and the mounted view keeps in memory comes into the queue after the group: with a length from
+/// before it, and without a conflict.
+#[test]
+fn what_is_still_in_memory_has_a_restoration_planned_again() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    let (old, _) = halves(&replica);
+    let basis = replica.basis();
+    let plan = planned(&replica, &basis, 1, "plan.txt", Later::Keep, 100).unwrap();
+    let kept =
+        |unflushed: Option<HashSet<KegId>>| replica.submit_all(&basis, plan.ops.clone(), AT, &|| unflushed.clone());
+    for unflushed in [Some(HashSet::from([keg(1)])), None] {
+        assert!(matches!(kept(unflushed), Err(ReplicaError::Overtaken)));
+        assert_eq!(replica.pending_counts().pending, 0, "nothing of it was done");
+    }
+    // Other files do not matter.
+    assert_eq!(kept(Some(HashSet::from([keg(2)]))).unwrap(), Grouped::default());
+    assert_eq!(extents(&replica, "plan.txt"), old);
+}
+
+/// A sparse image that was filled since at very many places: what makes them holes again is several operations, each of
+/// which fits an entry; one that does not is refused, since it and all work after it could never be sent.
+#[test]
+fn a_restoration_of_very_many_holes_is_operations_that_fit_an_entry() {
+    const PLACES: u64 = 70_000;
+    let dir = tempdir();
+    let replica = open(dir.path());
+    let size = (1 << 34) + PLACES * 8192;
+    let sparse = OpKind::Content { keg: keg(1), truncate: None, holes: vec![], extents: vec![], size, mtime_ns: 5 };
+    apply(&replica, 1, vec![file(keg(1), "image"), sparse]);
+    let at = |number: u64| (1 << 34) + number * 8192;
+    let extents: Vec<_> = (0..PLACES).map(|number| extent(at(number), 4096, 7)).collect();
+    apply(
+        &replica,
+        2,
+        vec![OpKind::Content { keg: keg(1), truncate: None, holes: vec![], extents, size, mtime_ns: 6 }],
+    );
+    let holes: Vec<_> = (0..PLACES).map(|number| Range { offset: at(number), len: 4096 }).collect();
+    let all = OpKind::Content { keg: keg(1), truncate: None, holes, extents: vec![], size, mtime_ns: 5 };
+    assert!(encode(&op(2, all.clone())).len() > limits::BATCH_MAX_BYTES, "the test is about something");
+    let basis = replica.basis();
+    for refused in [submit(&replica, &basis, vec![all.clone()]).map(drop), replica.submit(all, AT).map(drop)] {
+        assert!(matches!(refused, Err(ReplicaError::Format(FormatError::OutOfBounds("operation")))));
+        assert_eq!(replica.pending_counts().pending, 0);
+    }
+    let plan = restore(&replica, 1, "image", Later::Keep, 100);
+    assert!(plan.ops.iter().all(|kind| encode(&op(2, kind.clone())).len() <= limits::BATCH_MAX_BYTES));
+    assert_eq!((self::extents(&replica, "image"), sizes(&replica)), (vec![], sized(&[("image", size)])));
+}
+
+/// Directories have the times that they had, whatever comes after their names: removals, and names that go to other places.
+/// What is made anew has them too.
+#[test]
+fn directories_have_their_times_back_when_all_else_is_done() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    let directory = |id: u32, name: &str| create(keg(id), KegId::ROOT, name.as_bytes(), NodeKind::Directory);
+    apply(&replica, 1, vec![directory(1, "a"), directory(2, "b"), directory(3, "c"), directory(4, "d")]);
+    apply(
+        &replica,
+        2,
+        vec![create(keg(5), keg(1), b"f", NodeKind::File), create(keg(6), keg(4), b"g", NodeKind::File)],
+    );
+    let accessed = |id: u32, atime_ns: i64| OpKind::SetAttr {
+        keg: keg(id),
+        mode: None,
+        uid: None,
+        gid: None,
+        atime_ns: Some(atime_ns),
+        mtime_ns: None,
+    };
+    apply(&replica, 3, vec![accessed(5, 33), accessed(1, 44)]);
+    let then = tree(&*replica);
+    let root = replica.view().node(ROOT_INO).unwrap().unwrap().mtime_ns;
+    // `a/f` goes to `c`; `b` gets something, and its time is set back, as archivers do.
+    let (was_a, was_b) = (then[&path("a")].7.1, then[&path("b")].7.1);
+    apply(&replica, 4, vec![moved(5, (keg(1), b"f"), (keg(3), b"f")), mtime(keg(1), was_a), accessed(5, 55)]);
+    apply(&replica, 5, vec![create(keg(7), keg(2), b"later", NodeKind::File), mtime(keg(2), was_b), accessed(1, 66)]);
+    // `d` is not known any more to all.
+    apply(&replica, 6, vec![gone(6, keg(4), b"g"), gone(4, KegId::ROOT, b"d"), file(keg(8), "later")]);
+    let basis = replica.basis();
+    let past = replica.at(3).unwrap();
+    let way = Way { later: Later::Remove, horizon: 6, at_ns: AT + 1000, fresh: &fresh_ids(100) };
+    let plan = replica.plan_restore(&basis, &past, &[], &way).unwrap().unwrap();
+    let anew = |kind: &OpKind| matches!(kind, OpKind::Create { .. });
+    assert_eq!(plan.ops.iter().filter(|kind| anew(kind)).count(), 2, "the directory and its file: {:?}", plan.ops);
+    submit(&replica, &basis, plan.ops).unwrap();
+    let check = |when: &str| {
+        assert_eq!(tree(&*replica), then, "{when}");
+        assert_eq!(replica.view().node(ROOT_INO).unwrap().unwrap().mtime_ns, root, "{when}");
+    };
+    check("pending");
+    confirm_all(&replica, 7, 1);
+    check("confirmed");
 }

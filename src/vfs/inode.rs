@@ -1,10 +1,10 @@
 //! Inodes in use: those with an open handle or with content that the source does not have yet. All others are
 //! answered from the source alone.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -16,6 +16,9 @@ use super::layer::Layer;
 use super::mounted::Mounted;
 use super::stores::Gate;
 use super::{Ino, Slot, VfsError};
+
+/// How long [`Table::unflushed`] waits for a lock: most are held for microseconds.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// One file in use.
 pub(super) struct Inode {
@@ -260,6 +263,18 @@ impl Table {
         self.inodes.lock().get(&ino).cloned()
     }
 
+    /// Files with content that the source does not have and is to get. `None`: that cannot be told now, since the table is in use
+    /// for long. Asked by who keeps readers of a source waiting, so it waits for none of the locks that such a reader may
+    /// hold; a file whose lock is held counts as being written to.
+    pub(super) fn unflushed(&self) -> Option<HashSet<KegId>> {
+        let all: Vec<_> = self.inodes.try_lock_for(LOOK)?.values().cloned().collect();
+        let kept = all.iter().filter(|inode| match inode.state.try_lock_for(LOOK) {
+            Some(state) => !state.is_clean() && !state.unlinked,
+            None => true,
+        });
+        Some(kept.map(|inode| inode.keg).collect())
+    }
+
     /// All inodes in use.
     pub(super) fn all(&self) -> Vec<Arc<Inode>> {
         self.inodes.lock().values().cloned().collect()
@@ -311,5 +326,26 @@ mod tests {
         drop(pin);
         table.tidy(&stale);
         assert!(table.get(waiting.ino).is_some_and(|entered| Arc::ptr_eq(&entered, &waiting)));
+    }
+
+    /// Asked by who keeps readers waiting, of whom any may hold any of these locks.
+    #[test]
+    fn what_is_in_memory_is_told_without_waiting_for_who_uses_it() {
+        let folder = Mounted::new(MemoryFolder::new("acme"), 1);
+        let table = Arc::<Table>::default();
+        let pins: Vec<_> = (2..6).map(|number| table.pin(&folder, u64::from(number), KegId([number; 16]))).collect();
+        pins[0].state.lock().current = Some(Layer::new(0, 0, 0));
+        pins[1].state.lock().frozen.push_back(Frozen { place: Place::Lost, layer: Layer::new(0, 0, 0) });
+        {
+            let mut removed = pins[2].state.lock();
+            (removed.current, removed.unlinked) = (Some(Layer::new(0, 0, 0)), true);
+        }
+        assert_eq!(table.unflushed(), Some(HashSet::from([pins[0].keg, pins[1].keg])));
+        let used = pins[3].state.lock();
+        assert_eq!(table.unflushed(), Some(HashSet::from([pins[0].keg, pins[1].keg, pins[3].keg])));
+        drop(used);
+        let used = table.inodes.lock();
+        assert_eq!(table.unflushed(), None);
+        drop(used);
     }
 }

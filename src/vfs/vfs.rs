@@ -1,5 +1,6 @@
 //! [`Vfs`]: making it, changing which folders it shows, ending it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use zeroize::Zeroize;
 
 use super::core::Core;
 use super::{FolderSource, Ino, Notifier, VfsError, VfsOptions};
+use crate::format::KegId;
 
 /// One mount: one folder, or all of them in a directory each.
 pub struct Vfs {
@@ -67,6 +69,12 @@ impl Vfs {
     /// The first failure; what could not be flushed stays in memory.
     pub fn flush_all(&self, deadline: Duration) -> Result<(), VfsError> {
         self.core.flush_all(super::buffer::deadline_in(deadline))
+    }
+
+    /// Files with content in memory that their folders do not have yet. `None`: that cannot be told now. May be called by who
+    /// keeps readers of a folder waiting.
+    pub fn unflushed(&self) -> Option<HashSet<KegId>> {
+        self.core.table.unflushed()
     }
 
     /// Flushes everything to the journal, wipes all plaintext, and fails every later operation with

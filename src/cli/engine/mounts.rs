@@ -3,6 +3,7 @@
 //! Must not lose what was written: a mount is first flushed, then unmounted, then wiped; where
 //! flushing fails the mount stays, with what it holds.
 
+use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use super::super::control::{MountInfo, MountSettings, Response};
 use super::super::failure::{Code, Failure};
 use super::super::unlocked::{FolderChange, Unlocked};
 use super::absolute;
+use crate::format::KegId;
 use crate::fuse::{self, MountOptions, Mounted};
 use crate::sys::threads;
 use crate::vfs::{Ino, ROOT, Vfs, VfsError, VfsOptions};
@@ -218,6 +220,16 @@ impl Mounts {
     pub fn flush_all(&self) -> Result<(), Failure> {
         let entries = self.table.entries.lock().clone();
         entries.iter().try_for_each(|entry| flush(&entry.vfs, &entry.dir))
+    }
+
+    /// Files with content in memory that their folders do not have yet, of all mounts. `None`: that cannot be told now. Waits for
+    /// nobody who uses a mount.
+    pub fn unflushed(&self) -> Option<HashSet<KegId>> {
+        let entries = self.table.entries.try_lock()?.clone();
+        entries.iter().try_fold(HashSet::new(), |mut all, entry| {
+            all.extend(entry.vfs.unflushed()?);
+            Some(all)
+        })
     }
 
     fn refuse_twice(&self, folder: Option<&String>) -> Result<(), Failure> {

@@ -126,7 +126,7 @@ impl Engine {
     /// Does several things together, durably. `None`: nothing was done, since programs here have written meanwhile to what
     /// they are about.
     fn submit(&self, folder: &Folder, basis: &Basis<'_>, kinds: Vec<OpKind>) -> Result<Option<Grouped>, Failure> {
-        let grouped = match folder.replica.submit_all(basis, kinds, clock::unix_nanos()) {
+        let grouped = match folder.replica.submit_all(basis, kinds, clock::unix_nanos(), &|| self.mounts.unflushed()) {
             Ok(grouped) => grouped,
             Err(ReplicaError::Overtaken) => return Ok(None),
             Err(error) => return Err(self.read_failed(error)),

@@ -73,18 +73,21 @@ pub(super) fn keep(engine: &Engine, folder: &Arc<Folder>, path: &[Vec<u8>]) -> R
             target: original.map(|original| original.keg),
             exchange: false,
         };
-        match engine.submit(folder, basis, vec![rename])? {
-            Some(Grouped { beside: 0 }) => Ok(Some(line)),
-            Some(_) => Err(Failure::new(
-                Code::Failure,
-                format!(
-                    "somebody else has changed {} meanwhile, so both versions stay; look at them, and end it again",
-                    line.original.shown()
-                ),
-            )),
-            None => Ok(None),
-        }
+        engine.submit(folder, basis, vec![rename])?.map(|grouped| ended(grouped, line)).transpose()
     })
+}
+
+/// The line of the conflict, if what was to end it has.
+fn ended(grouped: Grouped, line: ConflictLine) -> Result<ConflictLine, Failure> {
+    if grouped == Grouped::default() {
+        return Ok(line);
+    }
+    let (original, list) = (line.original.shown(), format!("kegfs conflicts list {}", line.folder));
+    let why = format!(
+        "somebody else has changed {original} or the version beside it meanwhile, so both stay; look at them, and end it \
+         again: {list}"
+    );
+    Err(Failure::new(Code::Failure, why))
 }
 
 /// The conflict version goes to the trash.
@@ -100,7 +103,32 @@ pub(super) fn discard(engine: &Engine, folder: &Arc<Folder>, path: &[Vec<u8>]) -
             ));
         }
         let (keg, parent, name) = (conflict.node.keg, conflict.parent, conflict.name);
-        let ended = engine.submit(folder, basis, vec![OpKind::Unlink { keg, parent, name }])?;
-        Ok(ended.map(|_| line))
+        let grouped = engine.submit(folder, basis, vec![OpKind::Unlink { keg, parent, name }])?;
+        grouped.map(|grouped| ended(grouped, line)).transpose()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What did nothing has ended nothing.
+    #[test]
+    fn a_conflict_that_others_keep_from_being_ended_is_not_told_as_ended() {
+        let line = || ConflictLine {
+            folder: "acme".to_owned(),
+            path: b"plan (conflict)".to_vec().into(),
+            original: b"plan".to_vec().into(),
+            author: "bob's laptop".to_owned(),
+            at_ms: 0,
+            kind: "content".to_owned(),
+            directory: false,
+            size: 0,
+        };
+        assert!(ended(Grouped::default(), line()).is_ok());
+        for grouped in [Grouped { void: 1, ..Grouped::default() }, Grouped { beside: 1, ..Grouped::default() }] {
+            let refused = ended(grouped, line()).err().map(|failure| failure.message);
+            assert!(refused.is_some_and(|text| text.contains("both stay") && text.contains("conflicts list acme")));
+        }
+    }
 }
