@@ -611,34 +611,52 @@ fn what_is_still_in_memory_has_a_restoration_planned_again() {
     assert_eq!(extents(&replica, "plan.txt"), old);
 }
 
-/// A sparse image that was filled since at very many places: what makes them holes again is several operations, each of
-/// which fits an entry; one that does not is refused, since it and all work after it could never be sent.
+fn punch(holes: Vec<Range>, size: u64) -> OpKind {
+    OpKind::Content { keg: keg(1), truncate: None, holes, extents: vec![], size, mtime_ns: 5 }
+}
+
+/// A sparse image that was filled since at very many places: what makes them holes again is several operations, of which each
+/// fits an entry.
 #[test]
 fn a_restoration_of_very_many_holes_is_operations_that_fit_an_entry() {
-    const PLACES: u64 = 70_000;
+    const PLACES: u64 = 3 * 4096 + 1;
     let dir = tempdir();
     let replica = open(dir.path());
-    let size = (1 << 34) + PLACES * 8192;
-    let sparse = OpKind::Content { keg: keg(1), truncate: None, holes: vec![], extents: vec![], size, mtime_ns: 5 };
-    apply(&replica, 1, vec![file(keg(1), "image"), sparse]);
-    let at = |number: u64| (1 << 34) + number * 8192;
-    let extents: Vec<_> = (0..PLACES).map(|number| extent(at(number), 4096, 7)).collect();
+    let size = PLACES * 8192;
+    apply(&replica, 1, vec![file(keg(1), "image"), punch(vec![], size)]);
+    let filled = (0..PLACES).map(|number| extent(number * 8192, 4096, 7)).collect();
     apply(
         &replica,
         2,
-        vec![OpKind::Content { keg: keg(1), truncate: None, holes: vec![], extents, size, mtime_ns: 6 }],
+        vec![OpKind::Content { keg: keg(1), truncate: None, holes: vec![], extents: filled, size, mtime_ns: 6 }],
     );
-    let holes: Vec<_> = (0..PLACES).map(|number| Range { offset: at(number), len: 4096 }).collect();
-    let all = OpKind::Content { keg: keg(1), truncate: None, holes, extents: vec![], size, mtime_ns: 5 };
-    assert!(encode(&op(2, all.clone())).len() > limits::BATCH_MAX_BYTES, "the test is about something");
+    let plan = restore(&replica, 1, "image", Later::Keep, 100);
+    let holes = plan.ops.iter().filter_map(|kind| match kind {
+        OpKind::Content { holes, .. } => Some(holes.len()),
+        _ => None,
+    });
+    assert_eq!(holes.collect::<Vec<_>>(), [4096, 4096, 4096, 1], "whatever their number, each has some");
+    assert_eq!((extents(&replica, "image"), sizes(&replica)), (vec![], sized(&[("image", size)])));
+}
+
+/// It and all work after it could never be sent.
+#[test]
+fn an_operation_that_fits_no_entry_is_refused_when_it_is_made() {
+    let dir = tempdir();
+    let replica = open(dir.path());
+    apply(&replica, 1, vec![file(keg(1), "image"), punch(vec![], 1 << 34)]);
+    let holes =
+        |places: u64| (0..places).map(|number| Range { offset: (1 << 33) + number * 8192, len: 4096 }).collect();
+    let (fits, too_long) = (punch(holes(60_000), 1 << 34), punch(holes(61_000), 1 << 34));
+    let bytes = |kind: &OpKind| encode(&op(1, kind.clone())).len();
+    assert!(bytes(&fits) <= limits::BATCH_MAX_BYTES && limits::BATCH_MAX_BYTES < bytes(&too_long));
     let basis = replica.basis();
-    for refused in [submit(&replica, &basis, vec![all.clone()]).map(drop), replica.submit(all, AT).map(drop)] {
+    let both = vec![mtime(keg(1), 9), too_long.clone()];
+    for refused in [submit(&replica, &basis, both).map(drop), replica.submit(too_long, AT).map(drop)] {
         assert!(matches!(refused, Err(ReplicaError::Format(FormatError::OutOfBounds("operation")))));
         assert_eq!(replica.pending_counts().pending, 0);
     }
-    let plan = restore(&replica, 1, "image", Later::Keep, 100);
-    assert!(plan.ops.iter().all(|kind| encode(&op(2, kind.clone())).len() <= limits::BATCH_MAX_BYTES));
-    assert_eq!((self::extents(&replica, "image"), sizes(&replica)), (vec![], sized(&[("image", size)])));
+    submit(&replica, &basis, vec![fits]).unwrap();
 }
 
 /// Directories have the times that they had, whatever comes after their names: removals, and names that go to other places.

@@ -3,9 +3,12 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use super::common::tree::digest;
@@ -283,4 +286,48 @@ fn what_was_removed_before_a_change_of_the_key_comes_back_for_everybody() {
     // And it is theirs to work with.
     fs::write(hers.join("docs/plan"), "carol's plan").unwrap();
     wait_for("carol's version", SOON, || fs::read(bob.join("docs/plan")).is_ok_and(|text| text == b"carol's plan"));
+}
+
+/// What a program has written and the mount still has in memory is written, too: it never takes away what is restored. The
+/// command says that the file is in use, or the old content is there and stays.
+#[test]
+fn a_program_that_goes_on_writing_does_not_cut_off_what_is_restored() {
+    let mut team = Team::new();
+    let (alice, _bob) = team.mount();
+    let log = alice.join("log");
+    let old = "a line of before\n".repeat(60_000);
+    fs::write(&log, &old).unwrap();
+    team.alice.sync();
+    let history = json(&team.alice.ok(&["history", "acme/log", "--json"]));
+    let version = history["lines"][0]["version"].as_str().unwrap();
+    fs::write(&log, "0123456789").unwrap();
+    team.alice.sync();
+    for _ in 0..3 {
+        let stop = AtomicBool::new(false);
+        let output = thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                let mut log = fs::OpenOptions::new().append(true).open(&log).unwrap();
+                while !stop.load(Ordering::Relaxed) {
+                    log.write_all(b"more\n").unwrap();
+                    thread::sleep(Duration::from_millis(1));
+                }
+            });
+            thread::sleep(Duration::from_millis(50));
+            let output = team.alice.kegfs(&["restore", "acme/log", "--at", version]);
+            stop.store(true, Ordering::Relaxed);
+            writer.join().unwrap();
+            output
+        });
+        team.alice.sync();
+        if output.status.success() {
+            assert!(fs::metadata(&log).unwrap().len() >= old.len() as u64, "it was said to be restored");
+            break;
+        }
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(9) && told.contains("being written to"), "{:?} {told}", output.status);
+    }
+    team.alice.ok(&["restore", "acme/log", "--at", version]);
+    assert_eq!(fs::read_to_string(&log).unwrap(), old);
+    team.alice.sync();
+    assert_eq!(fs::read_to_string(&log).unwrap(), old);
 }
