@@ -15,7 +15,7 @@ use crate::sys::{clock, threads};
 use super::buffer::Budget;
 use super::flush::SyncRequest;
 use super::handles::{DirHandle, FileHandle};
-use super::inode::{Pin, Table};
+use super::inode::{FileState, Inode, Pin, Table};
 use super::keg_dir::KegHandle;
 use super::known::Known;
 use super::locks::Locks;
@@ -245,16 +245,30 @@ impl Core {
         let (pin, node) = self.pin(folder, local)?;
         {
             let mut state = pin.state.lock();
-            if node.nlink == 0 || state.unlinked || folder.removals.load(Ordering::Acquire) != removals {
+            let removed = self.known.is_removed(pin.ino);
+            if node.nlink == 0 || state.unlinked || removed || folder.removals.load(Ordering::Acquire) != removals {
                 if pin.has_name() {
-                    state.revive();
-                    self.known.set_removed(pin.ino, false);
+                    self.revive(&pin, &mut state);
                 } else if self.known.is_removed(pin.ino) {
                     state.unlinked = true;
                 }
             }
         }
         Ok((pin, node))
+    }
+
+    /// The local user has removed the file's last name, and it has none since.
+    pub(super) fn is_unlinked(&self, inode: &Inode, state: &mut FileState) -> bool {
+        if state.unlinked && inode.has_name() {
+            self.revive(inode, state);
+        }
+        state.unlinked
+    }
+
+    /// The file has a name again: what becomes of it from now on has nothing to do with its having been removed here.
+    fn revive(&self, inode: &Inode, state: &mut FileState) {
+        state.revive();
+        self.known.set_removed(inode.ino, false);
     }
 
     /// Listens to changes that others make in the folder.

@@ -61,7 +61,7 @@ pub(super) enum Flush {
 impl Core {
     /// Takes a place in the journal for what was written, and has it sealed.
     pub(super) fn start_flush(&self, inode: &Arc<Inode>, state: &mut FileState, why: Flush) -> Result<(), VfsError> {
-        if inode.is_unlinked(state) {
+        if self.is_unlinked(inode, state) {
             return Ok(());
         }
         if state.current.is_none() {
@@ -104,7 +104,7 @@ impl Core {
     pub(super) fn relieve(&self) {
         for inode in self.table.all() {
             let mut state = inode.state.lock();
-            if inode.is_unlinked(&mut state) {
+            if self.is_unlinked(&inode, &mut state) {
                 self.relieve_unlinked(&inode, &mut state);
             } else if let Err(error) = self.start_flush(&inode, &mut state, Flush::Piece) {
                 state.error = Some(error);

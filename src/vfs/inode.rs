@@ -50,7 +50,7 @@ pub(super) struct FileState {
     /// Why work in the background failed; told once to whoever asks first.
     pub error: Option<VfsError>,
     /// The local user removed the last name: nothing of it is to be uploaded any more, unless it gets a name again
-    /// ([`Inode::is_unlinked`]).
+    /// ([`Core::is_unlinked`](super::core::Core::is_unlinked)).
     pub unlinked: bool,
     /// When the last byte was written.
     pub last_write: Option<Instant>,
@@ -80,14 +80,6 @@ impl Inode {
     /// There is a name for it, as far as is known.
     pub(super) fn has_name(&self) -> bool {
         matches!(self.folder.source.node(self.local), Ok(Some(node)) if node.nlink > 0)
-    }
-
-    /// The local user has removed its last name, and it has none since.
-    pub(super) fn is_unlinked(&self, state: &mut FileState) -> bool {
-        if state.unlinked && self.has_name() {
-            state.revive();
-        }
-        state.unlinked
     }
 }
 

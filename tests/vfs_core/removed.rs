@@ -127,6 +127,39 @@ fn who_opens_what_another_member_has_removed_brings_it_back_by_writing() {
     assert_eq!(desk.content("f"), b"new");
 }
 
+/// Removed here, brought back, removed by somebody else: the last counts.
+#[test]
+fn who_writes_to_what_came_back_and_was_removed_by_another_member_brings_it_back() {
+    for open in [true, false] {
+        let desk = desk();
+        let (ino, writer) = if open {
+            let (ino, reader, writer) = removed_while_open(&desk);
+            desk.close(reader);
+            bring_back(&desk, ino, "f");
+            desk.write(writer, 0, b"FIRST");
+            desk.fsync(writer);
+            (ino, writer)
+        } else {
+            // The kernel has it, as for a descriptor that is only a path, and nobody has it open.
+            let ino = desk.save("f", b"FIRST");
+            desk.settle();
+            desk.vfs.unlink(ROOT, b"f").unwrap();
+            bring_back(&desk, ino, "f");
+            (ino, desk.vfs.open(ino, WRITE).unwrap().fh)
+        };
+        let unlink = OpKind::Unlink { keg: keg(&desk, ino), parent: KegId::ROOT, name: b"f".to_vec() };
+        desk.folder.other_does(FolderSource::head(&*desk.folder), unlink, &[SourceChange::Attr(ino)]);
+        assert_eq!(desk.list(ROOT), Vec::<String>::new());
+        cut(&desk, ino, 3).unwrap();
+        desk.write(writer, 3, b"e");
+        desk.fsync(writer);
+        desk.close(writer);
+        desk.settle();
+        assert_eq!(desk.list(ROOT), ["f"], "open all the time: {open}");
+        assert_eq!(desk.content("f"), b"FIRe");
+    }
+}
+
 #[test]
 fn what_follows_a_long_stream_is_made_on_what_is_there_by_then() {
     for synced in [true, false] {
