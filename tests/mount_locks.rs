@@ -7,6 +7,7 @@ mod common;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -153,6 +154,37 @@ fn two_members_count_in_one_file_and_lose_nothing() {
         fs::read_to_string(&ours).unwrap() == expected && fs::read_to_string(&theirs).unwrap() == expected
     });
     assert_eq!(fs::read_dir(&alice).unwrap().count(), 1, "no conflict");
+}
+
+/// What is locked is one file, what is written another, and both stay open all the time.
+#[test]
+fn what_was_written_to_other_files_under_a_lock_is_there_with_it() {
+    let mut team = Team::new();
+    let (alice, bob) = team.mount();
+    let locks = shared_file(&alice, &bob, "lock", b"");
+    let data = shared_file(&alice, &bob, "data", b"0");
+    let (ours, theirs) = ((open(&locks.0), open(&data.0)), (open(&locks.1), open(&data.1)));
+    for round in 1..=6_u8 {
+        let ((lock, file), (their_lock, their_file)) = if round % 2 == 1 { (&ours, &theirs) } else { (&theirs, &ours) };
+        lock.lock().unwrap();
+        file.write_all_at(&[b'0' + round], 0).unwrap();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                their_lock.lock().unwrap();
+                let mut text = [0];
+                their_file.read_exact_at(&mut text, 0).unwrap();
+                their_lock.unlock().unwrap();
+                text
+            });
+            thread::sleep(Duration::from_millis(50));
+            lock.unlock().unwrap();
+            assert_eq!(waiting.join().unwrap(), [b'0' + round], "round {round}");
+        });
+    }
+    for dir in [&alice, &bob] {
+        wait_for("the last round", SOON, || fs::read(dir.join("data")).is_ok_and(|there| there == b"6"));
+        assert_eq!(fs::read_dir(dir).unwrap().count(), 2, "no conflict");
+    }
 }
 
 #[test]
@@ -422,12 +454,26 @@ fn without_a_server_programs_lock_among_themselves_and_it_is_said() {
 
 #[test]
 fn two_members_write_one_sqlite_database() {
+    two_members_write_a_database("", &["shop.db"]);
+}
+
+/// A transaction ends with cutting the journal to nothing, with no fsync after it: whoever is next must see that,
+/// or takes the transaction back.
+#[test]
+fn two_members_write_one_sqlite_database_that_keeps_its_journal() {
+    let kept = "PRAGMA journal_mode = TRUNCATE; PRAGMA synchronous = NORMAL;";
+    two_members_write_a_database(kept, &["shop.db", "shop.db-journal"]);
+}
+
+/// Leaves these files.
+fn two_members_write_a_database(pragmas: &'static str, files: &[&str]) {
     const EACH: u32 = 25;
     let mut team = Team::new();
     let (alice, bob) = team.mount();
     let connect = |path: &Path| {
         let connection = rusqlite::Connection::open(path).unwrap();
         connection.busy_timeout(Duration::from_secs(60)).unwrap();
+        connection.execute_batch(pragmas).unwrap();
         connection
     };
     let first = connect(&alice.join("shop.db"));
@@ -462,7 +508,8 @@ fn two_members_write_one_sqlite_database() {
         let sound: String =
             connect(&dir.join("shop.db")).query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
         assert_eq!(sound, "ok");
-        let names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(names, ["shop.db"], "no conflict, no journal left");
+        let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, files, "no conflict, no other journal left");
     }
 }

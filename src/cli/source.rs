@@ -311,8 +311,8 @@ impl LockNews for News {
         self.0.changed(keg, taken);
     }
 
-    fn settle(&self, keg: &KegId, done: Box<dyn FnOnce() + Send>) {
-        self.0.settle(keg, done);
+    fn settle(&self, done: Box<dyn FnOnce() + Send>) {
+        self.0.settle(done);
     }
 }
 

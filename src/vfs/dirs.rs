@@ -169,7 +169,7 @@ impl Vfs {
     pub fn fsyncdir(&self, fh: u64, done: SyncDone) {
         let handle = self.core.directories.read().get(&fh).cloned();
         match handle.map(|handle| handle.folder.clone()) {
-            Some(Some(folder)) => self.core.sync(SyncRequest::new(folder, None, done, self.core.deadline())),
+            Some(Some(folder)) => self.core.sync(SyncRequest::of_names(folder, done, self.core.deadline())),
             Some(None) => done(Ok(())),
             None => done(Err(VfsError::BadHandle)),
         }

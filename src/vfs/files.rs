@@ -153,7 +153,7 @@ impl Vfs {
             Err(error) => return done(Err(error)),
         };
         let pin = self.core.table.pin(&handle.pin.folder, handle.pin.local, handle.pin.keg);
-        self.core.sync(SyncRequest::new(handle.pin.folder.clone(), Some(pin), done, self.core.deadline()));
+        self.core.sync(SyncRequest::of_file(pin, done, self.core.deadline()));
     }
 
     /// The last descriptor of the handle was closed.

@@ -27,15 +27,36 @@ const SYNC_GROUP_MAX: usize = 256;
 /// A caller waiting for durability.
 pub(super) struct SyncRequest {
     folder: Option<Arc<Mounted>>,
-    inode: Option<Pin>,
+    scope: Scope,
     done: SyncDone,
     deadline: Instant,
 }
 
+/// What is to be brought into the journal before.
+enum Scope {
+    /// Nothing: what was done to names is there already.
+    Names,
+    /// What was written to the file.
+    File(Pin),
+    /// What was written to any file of the folder.
+    All,
+}
+
 impl SyncRequest {
-    /// Of a file, or of a folder's names.
-    pub(super) fn new(folder: Arc<Mounted>, inode: Option<Pin>, done: SyncDone, deadline: Instant) -> Self {
-        Self { folder: Some(folder), inode, done, deadline }
+    /// Of a file.
+    pub(super) fn of_file(file: Pin, done: SyncDone, deadline: Instant) -> Self {
+        Self { folder: Some(file.folder.clone()), scope: Scope::File(file), done, deadline }
+    }
+
+    /// Of a folder's names.
+    pub(super) fn of_names(folder: Arc<Mounted>, done: SyncDone, deadline: Instant) -> Self {
+        Self { folder: Some(folder), scope: Scope::Names, done, deadline }
+    }
+
+    /// Of everything that was written in a folder. What could not be written is left to be told to the programs that
+    /// wrote it.
+    pub(super) fn of_all(folder: Arc<Mounted>, done: SyncDone, deadline: Instant) -> Self {
+        Self { folder: Some(folder), scope: Scope::All, done, deadline }
     }
 
     /// Answers without having done anything.
@@ -45,7 +66,7 @@ impl SyncRequest {
 
     /// One that only wakes the thread.
     pub(super) fn wake() -> Self {
-        Self { folder: None, inode: None, done: Box::new(drop), deadline: clock::monotonic() }
+        Self { folder: None, scope: Scope::Names, done: Box::new(drop), deadline: clock::monotonic() }
     }
 }
 
@@ -252,13 +273,17 @@ impl Core {
     fn sync_group(&self, group: Vec<SyncRequest>) {
         let mut started = Vec::with_capacity(group.len());
         for request in group {
-            let begun = match (&request.inode, &request.folder) {
+            let begun = match (&request.scope, &request.folder) {
                 (_, None) => continue,
-                (Some(inode), _) => {
+                (Scope::File(inode), _) => {
                     let mut state = inode.state.lock();
                     state.report().and_then(|()| self.start_flush(inode, &mut state, Flush::Settle))
                 }
-                (None, Some(folder)) => folder.readable(),
+                (Scope::Names, Some(folder)) => folder.readable(),
+                (Scope::All, Some(folder)) => {
+                    self.start_flushes(folder);
+                    Ok(())
+                }
             };
             match begun {
                 Ok(()) => started.push(request),
@@ -269,7 +294,11 @@ impl Core {
         let mut answers = Vec::with_capacity(started.len());
         let mut folders: Vec<(Arc<Mounted>, Instant)> = Vec::new();
         for request in started {
-            let waited = request.inode.as_ref().map_or(Ok(()), |inode| wait_settled(inode, request.deadline));
+            let waited = match &request.scope {
+                Scope::File(inode) => wait_settled(inode, request.deadline),
+                // Making the folder durable waits for all its files.
+                Scope::Names | Scope::All => Ok(()),
+            };
             if let (Ok(()), Some(folder)) = (&waited, &request.folder)
                 && folders.iter().all(|(other, _)| !Arc::ptr_eq(other, folder))
             {
@@ -284,6 +313,21 @@ impl Core {
                 synced.iter().find(|(_, folder)| request.folder.as_ref().is_some_and(|f| Arc::ptr_eq(f, folder)));
             let answer = waited.and_then(|()| durable.map_or(Ok(()), |(result, _)| result.clone()));
             (request.done)(answer);
+        }
+    }
+
+    /// As [`Core::start_flush`], of everything that was written in a folder; of a file without changes it costs a look.
+    fn start_flushes(&self, folder: &Arc<Mounted>) {
+        for inode in self.table.all() {
+            if !Arc::ptr_eq(&inode.folder, folder) {
+                continue;
+            }
+            let mut state = inode.state.lock();
+            if (!state.is_clean() || state.held_base.is_some())
+                && let Err(error) = self.start_flush(&inode, &mut state, Flush::Settle)
+            {
+                state.error = Some(error);
+            }
         }
     }
 

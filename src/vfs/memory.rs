@@ -157,17 +157,14 @@ impl MemoryFolder {
         }
     }
 
-    /// Another member waits for a lock on the file; returns when what was written is in the journal.
-    pub fn settle(&self, keg: &KegId) {
+    /// Another member waits for a lock; returns when what was written is in the journal.
+    pub fn settle(&self) {
         let (done, settled) = std::sync::mpsc::channel();
         if let Some(news) = &*self.lease_news.read() {
-            news.settle(
-                keg,
-                Box::new(move || {
-                    // Nobody listens after a minute.
-                    let _ = done.send(());
-                }),
-            );
+            news.settle(Box::new(move || {
+                // Nobody listens after a minute.
+                let _ = done.send(());
+            }));
         }
         let _ = settled.recv_timeout(Duration::from_secs(60));
     }

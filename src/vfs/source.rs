@@ -107,9 +107,9 @@ pub enum Agreed {
 pub trait LeaseNews: Send + Sync {
     /// What the folder may hold of the file is another; of these wishes others have what is in the way.
     fn changed(&self, keg: &KegId, taken: &[LockSpan]);
-    /// Another member waits for what was locked: brings what was written into the journal, and calls `done`, on any
-    /// thread, even where that failed.
-    fn settle(&self, keg: &KegId, done: Box<dyn FnOnce() + Send>);
+    /// Another member waits for what was locked: brings what was written, to whichever file, into the journal, and calls
+    /// `done`, on any thread, even where that failed.
+    fn settle(&self, done: Box<dyn FnOnce() + Send>);
 }
 
 /// Is told what of another member is in the way of a lock.

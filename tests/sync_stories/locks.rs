@@ -57,7 +57,7 @@ impl LockNews for Program {
         news.notify_all();
     }
 
-    fn settle(&self, _keg: &KegId, done: Box<dyn FnOnce() + Send>) {
+    fn settle(&self, done: Box<dyn FnOnce() + Send>) {
         self.0.1.lock().settled += 1;
         done();
     }

@@ -162,18 +162,21 @@ fn who_writes_to_what_came_back_and_was_removed_by_another_member_brings_it_back
 
 #[test]
 fn what_follows_a_long_stream_is_made_on_what_is_there_by_then() {
-    for synced in [true, false] {
-        let desk = desk_with(VfsOptions { idle_flush: Duration::from_millis(20), ..VfsOptions::default() });
+    for how in ["synced", "idle", "handed over with a lock"] {
+        let idle_flush = Duration::from_millis(if how == "idle" { 20 } else { 60_000 });
+        let desk = desk_with(VfsOptions { idle_flush, ..VfsOptions::default() });
         let ino = desk.save("film", b"x");
         let fh = desk.open("film", WRITE);
         // Exactly as much as one change of a stream takes, so that nothing is left to flush.
         desk.write(fh, 0, &pattern(1, 64 << 20));
-        if synced {
-            desk.fsync(fh);
-        } else {
-            // Its writer has been quiet for long.
-            desk.settle();
-            std::thread::sleep(Duration::from_secs(1));
+        match how {
+            "synced" => desk.fsync(fh),
+            "idle" => {
+                // Its writer has been quiet for long.
+                desk.settle();
+                std::thread::sleep(Duration::from_secs(1));
+            }
+            _ => desk.folder.settle(),
         }
         let keg = keg(&desk, ino);
         let theirs = OpKind::Content { keg, truncate: Some(7), holes: vec![], extents: vec![], size: 7, mtime_ns: 5 };
@@ -183,7 +186,7 @@ fn what_follows_a_long_stream_is_made_on_what_is_there_by_then() {
         desk.write(fh, 7, b"credits");
         desk.close(fh);
         desk.settle();
-        assert_eq!(desk.list(ROOT), ["film"], "and so there is no conflict (synced: {synced})");
+        assert_eq!(desk.list(ROOT), ["film"], "and so there is no conflict ({how})");
         assert_eq!(desk.content("film").len(), 14);
     }
 }

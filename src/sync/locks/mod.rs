@@ -43,8 +43,9 @@ use state::State;
 pub trait LockNews: Send + Sync {
     /// What may be held of the file is another; of these wishes others have what is in the way.
     fn changed(&self, keg: &KegId, taken: &[LockSpan]);
-    /// Brings what was written to the file into the journal, then calls `done`, on any thread, even where that failed.
-    fn settle(&self, keg: &KegId, done: Box<dyn FnOnce() + Send>);
+    /// Brings what was written in the folder, to whichever file, into the journal, then calls `done`, on any thread, even
+    /// where that failed: a lock on one file is often for others.
+    fn settle(&self, done: Box<dyn FnOnce() + Send>);
 }
 
 /// The locks of one folder. The lock on `state` is a leaf.

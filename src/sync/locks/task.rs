@@ -164,7 +164,7 @@ impl Folder {
     async fn ask_about(&self, keg: &KegId, open: &Open) {
         let unsettled = self.locks.state.lock().to_settle(keg);
         if let Some(writes) = unsettled {
-            let mut settle = std::pin::pin!(self.settle(keg));
+            let mut settle = std::pin::pin!(self.settle());
             if tokio::time::timeout(SETTLE, settle.as_mut()).await.is_err() {
                 // A long upload: the server learns that it is not ignored.
                 if self.locks.state.lock().must_say_first(keg) && !self.say(keg, open).await {
@@ -193,16 +193,13 @@ impl Folder {
     }
 
     /// Everything that was written is on the server, as far as it can be.
-    async fn settle(&self, keg: &KegId) {
+    async fn settle(&self) {
         let (done, settled) = oneshot::channel();
         match &*self.locks.news.read() {
-            Some(news) => news.settle(
-                keg,
-                Box::new(move || {
-                    // Nobody waits any more when the task has ended.
-                    let _ = done.send(());
-                }),
-            ),
+            Some(news) => news.settle(Box::new(move || {
+                // Nobody waits any more when the task has ended.
+                let _ = done.send(());
+            })),
             None => drop(done),
         }
         // Dropped without an answer when the mount is gone: then it has flushed.

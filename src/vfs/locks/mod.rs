@@ -402,14 +402,12 @@ impl LeaseNews for Listener {
         core.tell(decided);
     }
 
-    fn settle(&self, keg: &KegId, done: Box<dyn FnOnce() + Send>) {
+    fn settle(&self, done: Box<dyn FnOnce() + Send>) {
         let (Some(core), Some(folder)) = (self.core.upgrade(), self.folder.upgrade()) else { return done() };
         if core.is_stopped() {
             return done();
         }
-        let dirty = core.table.all().into_iter().find(|inode| inode.keg == *keg && Arc::ptr_eq(&inode.folder, &folder));
-        let pin = dirty.map(|inode| core.table.pin(&folder, inode.local, inode.keg));
         // What could not be written is told to the program by its own fsync or close.
-        core.sync(SyncRequest::new(folder, pin, Box::new(move |_| done()), core.deadline()));
+        core.sync(SyncRequest::of_all(folder, Box::new(move |_| done()), core.deadline()));
     }
 }
