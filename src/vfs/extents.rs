@@ -20,8 +20,8 @@ const ROWS_FIRST: usize = 32;
 /// Extents that are asked for at once of a file that is read in order, doubling up to this. In a file that is all
 /// pieces of 4 KiB those are 2 MiB; written in a stream 2 GiB.
 const ROWS_MAX: usize = 512;
-/// Extents that are kept of one file: 1.5 MB. With more than this everything is forgotten and begun anew, which costs
-/// readers who jump about in a file of very many pieces one question each.
+/// Extents that are kept of one file, and the parts that they are known in: 1.5 MB. With more than this everything is
+/// forgotten and begun anew, which costs readers who jump about in a file of very many pieces one question each.
 const ROWS_KEPT: usize = 16_384;
 
 /// Parts of a file whose extents are known, as of the last look. They do not overlap.
@@ -29,7 +29,7 @@ const ROWS_KEPT: usize = 16_384;
 pub(super) struct ExtentMap {
     /// By first byte.
     windows: BTreeMap<u64, Window>,
-    /// Extents in all of them.
+    /// Their number, and that of the extents in all of them.
     rows: usize,
     size: Option<u64>,
     /// Counts the times that the map was forgotten: what was loaded before does not count.
@@ -81,11 +81,20 @@ impl ExtentMap {
     fn add(&mut self, at: u64, mut window: Window) {
         let Err(Ask { gap, .. }) = self.find(at) else { return };
         window.clip(&gap);
-        if self.rows + window.extents.len() > ROWS_KEPT {
+        if window.extents.is_empty()
+            && let Some(mut next) = self.windows.remove(&window.end)
+        {
+            // A hole that is looked at from behind to the front is one part, however often.
+            next.start = window.start;
+            self.windows.insert(next.start, next);
+            return;
+        }
+        let rows = 1 + window.extents.len();
+        if self.rows + rows > ROWS_KEPT {
             self.windows.clear();
             self.rows = 0;
         }
-        self.rows += window.extents.len();
+        self.rows += rows;
         self.windows.insert(window.start, window);
     }
 }
@@ -331,7 +340,23 @@ mod tests {
         assert_eq!(file.extents(0..count * 10).unwrap().len() as u64, count);
         let map = file.map.lock();
         assert!(map.rows <= ROWS_KEPT);
-        assert_eq!(map.rows, map.windows.values().map(|window| window.extents.len()).sum::<usize>());
+        assert_eq!(map.rows, map.windows.values().map(|window| 1 + window.extents.len()).sum::<usize>());
+    }
+
+    #[test]
+    fn what_is_kept_of_a_hole_does_not_grow_with_the_looks_at_it() {
+        let end = 1 << 40;
+        for (extents, known) in [(pieces([(end, 4096)]), 1), (Vec::new(), 0)] {
+            let (_folder, file) = file(extents);
+            for n in 1..=4 * ROWS_KEPT as u64 {
+                let at = end - n * 4096;
+                assert!(file.extents(at..at + 4096).unwrap().is_empty());
+                assert_eq!(file.run(at..end).unwrap(), (false, end));
+            }
+            assert_eq!(file.extents(end..end + 4096).unwrap().len(), known);
+            let map = file.map.lock();
+            assert_eq!((map.windows.len(), map.rows), (1, 1 + known));
+        }
     }
 
     fn layouts() -> impl Strategy<Value = Vec<Extent>> {
