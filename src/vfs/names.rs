@@ -218,6 +218,9 @@ impl Vfs {
             must_not_be_within(&folder, from, target.ino)?;
         }
         self.core.flush_before(&folder, &node)?;
+        if let (Some(target), RenameMode::Exchange) = (&target, mode) {
+            self.core.flush_before(&folder, target)?;
+        }
         let kind = OpKind::Rename {
             keg: node.keg,
             parent: parent.keg,

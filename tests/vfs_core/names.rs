@@ -83,6 +83,29 @@ fn a_rename_never_overtakes_the_data() {
     assert_eq!(contents, 2, "one change each, and none for the second close");
 }
 
+/// One that was cut to nothing is not flushed when a descriptor is closed, and the release may come after what follows.
+#[test]
+fn an_exchange_never_overtakes_what_was_done_to_either_file() {
+    for cut in ["a", "b"] {
+        let desk = desk();
+        let files = [desk.save("a", b"A"), desk.save("b", b"B")];
+        desk.settle();
+        let fh = desk.open(cut, WRITE);
+        let size = SetAttr { size: Some(0), ..SetAttr::default() };
+        desk.vfs.setattr(files[usize::from(cut == "b")], &size, &CALLER).unwrap();
+        desk.vfs.flush(fh).unwrap();
+        let before = desk.folder.journal().len();
+        desk.vfs.rename(ROOT, b"a", ROOT, b"b", RenameMode::Exchange).unwrap();
+        desk.vfs.release(fh);
+        desk.settle();
+        let steps = &desk.folder.journal()[before..];
+        assert!(
+            matches!(steps, [OpKind::Content { size: 0, .. }, OpKind::Rename { exchange: true, .. }]),
+            "{cut}: {steps:?}"
+        );
+    }
+}
+
 #[test]
 fn an_unlinked_file_lives_while_it_is_open_and_is_never_journaled() {
     let orphan_age = Duration::from_millis(50);
