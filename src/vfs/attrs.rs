@@ -59,7 +59,8 @@ impl Vfs {
             if let Some(fh) = set.fh {
                 core.file(fh)?.check_writable(core)?;
             }
-            // What a writer does belongs together, as `O_TRUNC` and what is written then: it goes when he closes.
+            // What a writer does belongs together, as `O_TRUNC` and what is written then: it goes when he closes, or has
+            // been idle for a while.
             let written = pin.gate.is_entered();
             let _writing = Writing::begin(&pin);
             let mut state = pin.state.lock();

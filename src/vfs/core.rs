@@ -47,7 +47,8 @@ pub(super) struct Core {
     /// Open files in `.keg`.
     pub keg_files: RwLock<HashMap<u64, Arc<KegHandle>>>,
     /// By the index in their inode numbers; other states of them among them. One that was taken away leaves its place
-    /// empty, so that no inode number gets another meaning.
+    /// empty, so that no inode number gets another meaning. Only another state that the kernel has forgotten leaves none:
+    /// nobody has a number of it any more.
     pub folders: RwLock<BTreeMap<u64, Option<Arc<Mounted>>>>,
     /// The mount lists folders, rather than being one.
     pub lists_folders: bool,
