@@ -740,12 +740,13 @@ proptest! {
         let flat: Vec<_> = log.iter().zip(1u64..).flat_map(|((device, ops), seq)| ops.iter().map(move |op| (seq, *device, op))).collect();
         let mut replay = MemStore::default();
         for (at, (seq, device, op)) in flat.iter().enumerate() {
-            let applied = apply(&mut replay, &context(*seq, *device), op).unwrap();
+            apply(&mut replay, &context(*seq, *device), op).unwrap();
             let OpKind::Content { keg, extents, .. } = &op.kind else { continue };
-            // Where the write went: the file, a new sibling, or the sibling that the author was redirected to.
-            let redirected = replay.redirect(device, keg).unwrap().map(|redirect| redirect.to);
-            let sibling = if let Applied::Sibling(id) = applied { Some(id) } else { None };
-            let homes: Vec<_> = [Some(*keg), redirected, sibling].into_iter().flatten().collect();
+            // Where the write went: the file, or the version of its author that has lost, however often.
+            let mut homes = vec![*keg];
+            while let Some(next) = replay.redirect(device, &homes[homes.len() - 1]).unwrap() {
+                homes.push(next.to);
+            }
             let known = flat[at + 1..].iter().any(|(_, by, later)| {
                 (by == device || later.base >= *seq) && homes.iter().any(|home| discards(later, *home))
             });
