@@ -12,6 +12,11 @@ pub type Facts = (char, u32, String);
 
 /// Every path below `root` with its facts.
 pub fn digest(root: &Path) -> BTreeMap<Vec<u8>, Facts> {
+    digest_by(root, digest_file)
+}
+
+/// The same; `of_file` digests each file.
+pub fn digest_by(root: &Path, of_file: impl Fn(&Path) -> String) -> BTreeMap<Vec<u8>, Facts> {
     let mut facts = BTreeMap::new();
     let mut todo = vec![root.to_owned()];
     while let Some(dir) = todo.pop() {
@@ -25,7 +30,7 @@ pub fn digest(root: &Path) -> BTreeMap<Vec<u8>, Facts> {
                 todo.push(path.clone());
                 ('d', mode, String::new())
             } else {
-                ('f', mode, digest_file(&path))
+                ('f', mode, of_file(&path))
             };
             facts.insert(path.strip_prefix(root).unwrap().as_os_str().as_bytes().to_vec(), fact);
         }

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::common::tree::digest;
+use crate::common::tree::{digest, digest_by, digest_file};
 use crate::common::watchdog::{Watchdog, storm_time};
 use crate::common::{Team, wait_for};
 
@@ -80,7 +80,9 @@ pub fn equal(team: &Team, dog: &Watchdog, [one, other]: [&Path; 2]) {
     });
     let mut seen = Default::default();
     wait_for("both mounts to be equal", Duration::from_secs(30), || {
-        seen = dog.doing("comparing", || (digest(one), digest(other)));
+        // File by file: a storm leaves hundreds, all of which may have to come from the server.
+        let of_file = |path: &Path| dog.doing(format!("reading {}", path.display()), || digest_file(path));
+        seen = (digest_by(one, of_file), digest_by(other, of_file));
         seen.0 == seen.1
     });
     dog.check();
