@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, RenameFlags};
@@ -241,8 +241,11 @@ impl Side {
             Time::At(ns) => TimeSpec::nanoseconds(ns),
         };
         let flags = UtimensatFlags::NoFollowSymlink;
+        // Looked at through a descriptor: a path that leads through the very link would have a local file system note that it
+        // was read (`b/../b`), which a mount never does.
+        let seen = fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(&path);
         sys(nix::sys::stat::utimensat(AT_FDCWD, &path, &spec(atime), &spec(mtime), flags))?;
-        let meta = os(fs::symlink_metadata(&path))?;
+        let meta = os(os(seen)?.metadata())?;
         let mut shown = String::new();
         for (set, seconds, nanos) in
             [(atime, meta.atime(), meta.atime_nsec()), (mtime, meta.mtime(), meta.mtime_nsec())]
