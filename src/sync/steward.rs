@@ -67,8 +67,13 @@ impl Folder {
                     continue;
                 }
                 Err(pause) => match self.let_in(&mut lies).await {
-                    Ok(true) => continue,
-                    Ok(false) => pause,
+                    Ok(more) => {
+                        backoff.reset();
+                        if more {
+                            continue;
+                        }
+                        pause
+                    }
                     Err(error) => {
                         tracing::debug!(db = %self.id(), %error, "who waits could not be let in yet");
                         backoff.next().min(pause)
