@@ -30,16 +30,7 @@ impl Look for Past<'_> {
     }
     fn seen(&self, node: &Node) -> Seen {
         let extents = self.extents(node.ino, 0, u64::MAX).unwrap();
-        (
-            node.kind,
-            node.mode,
-            extents,
-            node.size,
-            self.xattrs(node.ino).unwrap(),
-            node.target.clone(),
-            Vec::new(),
-            times(node),
-        )
+        facts(node, extents, self.xattrs(node.ino).unwrap())
     }
 }
 
@@ -50,17 +41,12 @@ impl Look for Replica {
     fn seen(&self, node: &Node) -> Seen {
         let view = self.view();
         let extents = view.extents(node.ino, 0, u64::MAX).unwrap();
-        (
-            node.kind,
-            node.mode,
-            extents,
-            node.size,
-            view.xattrs(node.ino).unwrap(),
-            node.target.clone(),
-            Vec::new(),
-            times(node),
-        )
+        facts(node, extents, view.xattrs(node.ino).unwrap())
     }
+}
+
+fn facts(node: &Node, extents: Vec<Extent>, xattrs: Vec<Xattr>) -> Seen {
+    (node.kind, node.mode, extents, node.size, xattrs, node.target.clone(), Vec::new(), times(node))
 }
 
 fn times(node: &Node) -> Times {

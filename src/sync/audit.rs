@@ -119,14 +119,13 @@ impl Folder {
                 for (own, theirs) in &pairs {
                     // The own one may be gone for good, or its author's changed client has sealed nothing that opens; and it may
                     // have been gone where the state was made. Of that nothing can be said, but of the rest.
-                    match self.read_extent(own) {
-                        Ok(own) if !reach::is_unreadable(theirs) => {
+                    match self.read_if_opens(own)? {
+                        Some(own) if !reach::is_unreadable(theirs) => {
                             if own != self.read_extent(theirs)? {
                                 return Ok(Some("it has another content of a file".to_owned()));
                             }
                         }
-                        Ok(_) | Err(SyncError::PastGone(FetchError::Missing(_)) | SyncError::Damaged(_)) => all = false,
-                        Err(other) => return Err(other),
+                        _ => all = false,
                     }
                 }
                 if all { Ok(None) } else { Err(SyncError::Incomparable) }

@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::reach::{self, Packer};
-use super::{FetchError, Folder, SyncError};
+use super::{Folder, SyncError};
 use crate::format::limits::BATCH_MAX_OPS;
 use crate::format::{BlobId, BlobRef, Extent, KegId, NodeKind, Op, OpKind, encode};
 use crate::keg::Node;
@@ -363,21 +363,17 @@ impl Carrier<'_> {
             if !pack.fits(extent.len as usize) {
                 self.spool(&mut pack, &mut packed, &mut all)?;
             }
-            let read = match extent.blob {
-                blob if self.is_gone(&blob) => Err(SyncError::PastGone(FetchError::Missing(blob))),
-                _ => self.folder.read_extent(extent),
-            };
+            let read = if self.is_gone(&extent.blob) { None } else { self.folder.read_if_opens(extent)? };
             match read {
-                Ok(bytes) => {
+                Some(bytes) => {
                     all[index] = pack.add(extent.offset, &bytes)?;
                     packed.push(index);
                 }
                 // So it is for everybody: no reason to keep what this user does from the others.
-                Err(SyncError::PastGone(FetchError::Missing(_)) | SyncError::Damaged(_)) => {
+                None => {
                     all[index] = reach::unreadable(extent);
                     self.lost += 1;
                 }
-                Err(error) => return Err(error),
             }
         }
         self.spool(&mut pack, &mut packed, &mut all)?;

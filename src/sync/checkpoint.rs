@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::reach::{self, Packer};
 use super::verify::{Chains, Verified};
-use super::{FetchError, Folder, SyncError};
+use super::{Folder, SyncError};
 use crate::crypto::chunk;
 use crate::format::limits::CHECKPOINT_MAX_PIECES;
 use crate::format::{BlobId, BlobRef, Checkpoint, CheckpointState, Extent, KegId, Record, encode};
@@ -177,16 +177,13 @@ impl Maker<'_> {
                 self.close_pack()?;
             }
             let record = self.waiting.len() - 1;
-            match self.folder.read_extent(extent) {
-                Ok(bytes) => {
+            match self.folder.read_if_opens(extent)? {
+                Some(bytes) => {
                     self.waiting[record].1[index] = self.pack.add(extent.offset, &bytes)?;
                     self.packed.push((record, index));
                 }
                 // So it is for everybody, and the rest of the folder is not.
-                Err(SyncError::PastGone(FetchError::Missing(_)) | SyncError::Damaged(_)) => {
-                    self.waiting[record].1[index] = reach::unreadable(extent);
-                }
-                Err(error) => return Err(error),
+                None => self.waiting[record].1[index] = reach::unreadable(extent),
             }
         }
         Ok(())

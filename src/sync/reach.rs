@@ -38,6 +38,18 @@ impl Folder {
         open_extent(extent, &blob)
     }
 
+    /// The same; `None` where nobody can open it: it is not to be had any more, or its author has sealed nothing that opens.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// All others of [`Self::read_extent`]: it may be opened later.
+    pub(super) fn read_if_opens(&self, extent: &Extent) -> Result<Option<Zeroizing<Vec<u8>>>, SyncError> {
+        match self.read_extent(extent) {
+            Err(SyncError::PastGone(FetchError::Missing(_)) | SyncError::Damaged(_)) => Ok(None),
+            result => result.map(Some),
+        }
+    }
+
     /// A blob of this disk, whole. Blocks.
     pub(super) fn own(&self, id: &BlobId) -> Option<Bytes> {
         let bytes = self.local.read(id).ok().filter(|bytes| verified::blob_id(bytes) == *id.as_bytes());
